@@ -1,0 +1,84 @@
+"""plft: fine-tune protein and DNA language models, and learn honestly whether it was worth it.
+
+Modules, each importing only from those above it:
+
+    errors        the one exception users see; look-up by name with "did you mean"
+    alphabet      letters of protein, DNA, RNA; what to do with the others
+    labels        how a label is read: tasks, missing values, classes, numbers
+    formats       tables and FASTA files -> rows                                     TABLE of readers by suffix
+    records       rows -> records
+    config        one run, as pydantic models; YAML in, YAML out
+    audit         what is wrong with a set of records
+    splits        records -> train / valid / test                                    TABLE of splitters
+    families      what each model family expects                                     TABLE
+    tokens        sequences -> token ids, and which residues each token covers
+    vocabularies  tokenizers built offline                                           TABLE
+    scratch       architectures by name, with fresh random weights                   TABLE
+    hub           fetching a model from the hub: safetensors only
+    checkpoints   a model name -> config, tokenizer, backbone
+    tasks         how a label is learned and turned into an output                   TABLE
+    heads         hidden states -> outputs                                           TABLE
+    tuning        which weights train                                                TABLE
+    dataset       records + family + task -> token ids and targets
+    batching      examples -> batches within a token budget
+    model         backbone + head (+ adapter) as one PreTrainedModel
+    tallies       what a metric counts, for many resamples at once
+    resampling    the bootstrap over sequences
+    metrics       predictions + targets -> numbers with intervals                    TABLE
+    training      the transformers Trainer, set up for the above
+    prediction    model + sequences -> predictions, streamed
+    runfolder     what a run leaves on disk
+    plots         figures of the report
+    findings      what a run folder says, in words and tables
+    mistakes      the predictions that went most wrong
+    report        a run folder -> a page and a model card
+    pipeline      the whole run, top to bottom: read this first
+    builtin       the demo data
+    console       everything printed
+    apps          the command line, which calls pipeline
+
+Names that need torch are imported on first use, so that ``plft --help`` and ``plft check`` stay fast.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "PlftError": "errors",
+    "TaskType": "labels",
+    "LabelSpace": "labels",
+    "RunConfig": "config",
+    "make_config": "config",
+    "Record": "records",
+    "MLPHead": "heads",
+    "LinearHead": "heads",
+    "CNNHead": "heads",
+    "LightAttentionHead": "heads",
+    "SequenceDataModule": "dataset",
+    "PLMTaskModel": "model",
+    "SequenceTaskTrainer": "training",
+    "ProteinTaskTrainer": "training",
+    "get_compute_metrics_fn": "training",
+    "Run": "pipeline",
+    "load": "pipeline",
+    "evaluate": "pipeline",
+    "finetune": "pipeline",
+}
+_ALIASES = {"ProteinDataModule": "SequenceDataModule"}
+
+__all__ = sorted([*_HOMES, *_ALIASES, "__version__"])
+
+
+def __getattr__(name: str) -> Any:
+    target = _ALIASES.get(name, name)
+    if target not in _HOMES:
+        raise AttributeError(f"module 'plft' has no attribute '{name}'")
+    return getattr(importlib.import_module(f"plft.{_HOMES[target]}"), target)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,391 @@
+"""The command line. Each command parses its arguments, calls the library, and hands what comes back to `console`.
+
+Exit codes: 0 done, 1 something the user can put right (one line on standard error), 2 our bug (with a traceback).
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import click
+import typer
+
+from plft import __version__
+from plft.errors import PlftError
+
+app = typer.Typer(
+    name="plft",
+    help="Fine-tune protein and DNA language models on your labelled sequences.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+DataArgument = Annotated[str, typer.Argument(help="Table (csv, tsv, jsonl, parquet), FASTA, or a folder with train/valid/test.", show_default=False)]
+RunArgument = Annotated[str, typer.Argument(help="Run folder, exported folder, or a checkpoint with its own head.", show_default=False)]
+LabelOption = Annotated[Optional[list[str]], typer.Option("--label-column", help="Label column; give it several times for a multi-output regression.")]
+SequenceOption = Annotated[Optional[str], typer.Option("--sequence-column", help="Sequence column.")]
+SplitColumnOption = Annotated[Optional[str], typer.Option("--split-column", help="Column that says train, valid or test.")]
+MissingOption = Annotated[Optional[str], typer.Option("--missing", help="Sentinel of a missing label, for example 999.")]
+TaskOption = Annotated[Optional[str], typer.Option("--task", help="seq_classification, seq_regression, token_classification, token_regression, seq_multilabel, or auto.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+
+
+def example(command: str) -> str:
+    """The epilogue of a command's help: one complete example."""
+    return f"[dim]Example:[/dim]  {command}"
+
+
+def version(wanted: bool) -> None:
+    """Print the version and leave."""
+    if wanted:
+        typer.echo(f"plft {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main_options(
+    version: Annotated[bool, typer.Option("--version", callback=version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    """Fine-tune protein and DNA language models on your labelled sequences."""
+
+
+def data_values(
+    data: str | None,
+    valid: str | None = None,
+    test: str | None = None,
+    sequence_column: str | None = None,
+    label_column: list[str] | None = None,
+    split_column: str | None = None,
+    missing: str | None = None,
+    unknown_letters: str | None = None,
+) -> dict[str, Any]:
+    """The data section that the flags describe, without those that were not given."""
+    labels = label_column[0] if label_column and len(label_column) == 1 else label_column
+    values = {
+        "file": data,
+        "valid": valid,
+        "test": test,
+        "sequence_column": sequence_column,
+        "label_column": labels,
+        "split_column": split_column,
+        "missing": missing,
+        "unknown_letters": unknown_letters,
+    }
+    return {key: value for key, value in values.items() if value}
+
+
+@app.command(epilog=example("plft check proteins.csv"))
+def check(
+    data: DataArgument,
+    valid: Annotated[Optional[str], typer.Option(help="File with the validation part.")] = None,
+    test: Annotated[Optional[str], typer.Option(help="File with the test part.")] = None,
+    task: TaskOption = None,
+    sequence_column: SequenceOption = None,
+    label_column: LabelOption = None,
+    split_column: SplitColumnOption = None,
+    missing: MissingOption = None,
+    json: JsonOption = False,
+) -> None:
+    """What a file holds and what is wrong with it, before anything is trained."""
+    from plft import console
+    from plft.audit import audit
+    from plft.config import DataConfig
+    from plft.labels import TaskType
+    from plft.records import load_data
+
+    values = DataConfig(**data_values(data, valid, test, sequence_column, label_column, split_column, missing))
+    with console.progress_bar() as progress:
+        progress.add_task("reading", total=None)
+        records = load_data(values.file, values.valid, values.test, values.columns)
+        findings = audit(records, None if task in (None, "auto") else TaskType.named(task), missing=missing)
+    if json:
+        console.as_json(findings.to_json())
+    else:
+        console.findings(findings, Path(data).name)
+
+
+@app.command(epilog=example("plft split proteins.csv -o split.csv --by stratified"))
+def split(
+    data: DataArgument,
+    out: Annotated[Path, typer.Option("-o", "--out", help="Table to write (csv, tsv, jsonl, parquet).", show_default=False)],
+    by: Annotated[str, typer.Option(help="random, stratified or group.")] = "stratified",
+    group: Annotated[Optional[str], typer.Option(help="Column of the groups that must stay together (--by group).")] = None,
+    valid: Annotated[float, typer.Option(help="Share of the validation part.")] = 0.1,
+    test: Annotated[float, typer.Option(help="Share of the test part.")] = 0.1,
+    seed: Annotated[int, typer.Option(help="Seed.")] = 0,
+    task: TaskOption = None,
+    sequence_column: SequenceOption = None,
+    label_column: LabelOption = None,
+) -> None:
+    """Add a split column to a table; equal sequences always stay in one part."""
+    from plft import console
+    from plft.splits import split_file
+
+    sentence = split_file(
+        data, out, by=by, group=group, valid=valid, test=test, seed=seed, task=task,
+        sequence_column=sequence_column or "sequence", label_column=(label_column or ["label"])[0],
+    )
+    console.say(sentence)
+    console.result(f"{out}\nnext: plft train {out} --out RUN")
+
+
+@app.command(epilog=example("plft train proteins.csv --model scratch:esm2-1m --tune full --out run1"))
+def train(
+    data: Annotated[Optional[str], typer.Argument(help="Table, FASTA or folder (may also come from --config).", show_default=False)] = None,
+    out: Annotated[Path, typer.Option("-o", "--out", help="Run folder to make.")] = Path("run"),
+    model: Annotated[Optional[str], typer.Option(help="builtin:protein, a local folder, a hub id, a short name, or scratch:NAME.")] = None,
+    task: TaskOption = None,
+    tune: Annotated[Optional[str], typer.Option(help="head, lora, dora, qlora, ia3, adapter, last-N or full.")] = None,
+    head: Annotated[Optional[str], typer.Option(help="mlp, linear, cnn or light_attention.")] = None,
+    pooling: Annotated[Optional[str], typer.Option(help="mean, max, cls or attention.")] = None,
+    epochs: Annotated[Optional[float], typer.Option(help="Passes over the training sequences.")] = None,
+    max_steps: Annotated[Optional[int], typer.Option(help="Stop after this many steps.")] = None,
+    learning_rate: Annotated[Optional[float], typer.Option(help="Peak learning rate.")] = None,
+    batch_residues: Annotated[Optional[int], typer.Option(help="Residues per batch.")] = None,
+    seed: Annotated[Optional[int], typer.Option(help="Seed.")] = None,
+    valid: Annotated[Optional[str], typer.Option(help="File with the validation part.")] = None,
+    test: Annotated[Optional[str], typer.Option(help="File with the test part.")] = None,
+    sequence_column: SequenceOption = None,
+    label_column: LabelOption = None,
+    split_column: SplitColumnOption = None,
+    missing: MissingOption = None,
+    unknown_letters: Annotated[Optional[str], typer.Option(help="map, error or drop.")] = None,
+    trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code", help="Run code that the model brings along (needs a pinned revision).")] = False,
+    config: Annotated[Optional[Path], typer.Option("--config", help="YAML configuration; flags override it.")] = None,
+    set: Annotated[Optional[list[str]], typer.Option("--set", help="Any setting: section.key=value.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint of an interrupted run.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run that is there.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Train a model on labelled sequences and leave a run folder with report, metrics and model."""
+    from plft.config import load_config, make_config, set_values
+
+    source = config if config is not None else out / "run.yaml" if resume and (out / "run.yaml").exists() else None
+    values = load_config(source) if source is not None else {}
+    flags = {
+        "data": data_values(data, valid, test, sequence_column, label_column, split_column, missing, unknown_letters),
+        "model": {"name": model, "head": head, "pooling": pooling, "trust_remote_code": trust_remote_code or None},
+        "tuning": {"method": tune},
+        "training": {"epochs": epochs, "max_steps": max_steps, "learning_rate": learning_rate, "batch_residues": batch_residues, "seed": seed},
+    }
+    for section, given in flags.items():
+        known = {key: value for key, value in given.items() if value is not None}
+        if known:
+            values[section] = {**(values.get(section) or {}), **known}
+    if task is not None:
+        values["task"] = task
+    values = set_values(values, set or [])
+    if not (values.get("data") or {}).get("file"):
+        raise PlftError("Nothing to train on: name a file, plft train DATA --out RUN, or data.file in --config.")
+    run_and_show(make_config(values), out, resume=resume, overwrite=overwrite, json=json)
+
+
+def run_and_show(config: Any, out: Path, *, resume: bool, overwrite: bool, json: bool = False) -> None:
+    """Train with progress on the console, then show the metrics and where everything is."""
+    from plft import console
+    from plft.apps.progress import TrainingProgress
+    from plft.pipeline import train as train_run
+
+    quiet_libraries()
+    with console.progress_bar() as bar:
+        run = train_run(
+            config,
+            out,
+            resume=resume,
+            overwrite=overwrite,
+            say=console.say,
+            callbacks=[TrainingProgress(bar)],
+            command=shlex.join(["plft", *sys.argv[1:]]),
+        )
+    if not console.is_main():
+        return
+    metrics = run.metrics
+    if json:
+        console.as_json(metrics)
+    else:
+        show_metrics(metrics)
+        console.result(f"\nreport: {out / 'report.html'}\nnext: plft predict {out} SEQUENCES.fasta -o predictions.csv")
+
+
+def show_metrics(metrics: dict[str, Any]) -> None:
+    """Tables of the evaluated splits: test first, validation only where there is nothing else."""
+    from plft import console
+    from plft.metrics import METRICS
+
+    names = {name: row.title for name, row in METRICS.items()}
+    splits = metrics["splits"]
+    shown = [name for name in splits if name != "valid"] or list(splits)
+    for name in shown:
+        console.metrics_table(f"{name}: {splits[name]['n']} sequences", splits[name]["metrics"], names)
+
+
+def quiet_libraries() -> None:
+    """Keep transformers' own bars and warnings off the screen; ours say what matters."""
+    import warnings
+
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", category=UserWarning, module="torch|peft|accelerate|transformers|bitsandbytes")
+
+
+@app.command(epilog=example("plft evaluate run1 more.csv"))
+def evaluate(
+    run: RunArgument,
+    data: Annotated[Optional[str], typer.Argument(help="Labelled file; without it the run's own data.", show_default=False)] = None,
+    split: Annotated[Optional[str], typer.Option(help="Which split; by default test, or the whole file where it has none.")] = None,
+    json: JsonOption = False,
+) -> None:
+    """Metrics with 95 % intervals on the run's own test split or on another labelled file."""
+    from plft import console
+    from plft.metrics import METRICS
+    from plft.pipeline import evaluate as evaluate_run
+
+    quiet_libraries()
+    scores = evaluate_run(run, data, split=split, say=console.say)
+    if json:
+        console.as_json(scores)
+    else:
+        names = {name: row.title for name, row in METRICS.items()}
+        console.metrics_table(f"{scores['split']}: {scores['n']} sequences", scores["metrics"], names)
+
+
+@app.command(epilog=example("plft predict run1 proteome.fasta.gz -o predictions.csv"))
+def predict(
+    run: RunArgument,
+    data: DataArgument,
+    out: Annotated[Path, typer.Option("-o", "--out", help="Table to write: csv, tsv, jsonl or parquet.", show_default=False)],
+    sequence_column: SequenceOption = None,
+) -> None:
+    """Predict for every sequence of a file: streamed, in the file's order, written only when complete."""
+    from plft import console
+    from plft.pipeline import predict as predict_file
+
+    quiet_libraries()
+    with console.progress_bar() as bar:
+        task = bar.add_task("sequences", total=None)
+        answered = predict_file(
+            run, data, out, sequence_column=sequence_column or "sequence", each_batch=lambda n: bar.advance(task, n)
+        )
+    console.say(f"{answered} sequences answered")
+    console.result(str(out))
+
+
+@app.command(epilog=example("plft embed scratch:esm2-8m proteins.fasta -o embeddings.parquet"))
+def embed(
+    model: Annotated[str, typer.Argument(help="Run folder, or anything that --model takes.", show_default=False)],
+    data: DataArgument,
+    out: Annotated[Path, typer.Option("-o", "--out", help="Table to write: csv, tsv, jsonl or parquet.", show_default=False)],
+) -> None:
+    """Write each sequence's mean hidden state over its residues."""
+    from plft import console
+    from plft.pipeline import embed as embed_file
+
+    quiet_libraries()
+    with console.progress_bar() as bar:
+        task = bar.add_task("sequences", total=None)
+        answered = embed_file(model, data, out, each_batch=lambda n: bar.advance(task, n))
+    console.say(f"{answered} sequences embedded")
+    console.result(str(out))
+
+
+@app.command(epilog=example("plft models --json"))
+def models(json: JsonOption = False) -> None:
+    """What is known: families, scratch architectures, tuning methods, heads, tasks, metrics."""
+    from plft import console
+    from plft.pipeline import catalogue
+
+    content = catalogue()
+    if json:
+        console.as_json(content)
+    else:
+        for title, rows in content.items():
+            console.table(title, ("name", "what it is"), rows.items())
+            console.result("")
+
+
+@app.command(epilog=example("plft report run1"))
+def report(run: Annotated[Path, typer.Argument(help="Run folder.", show_default=False)]) -> None:
+    """Write report.html and the model card again from what the run folder holds."""
+    from plft import console
+    from plft.report import write_model_card, write_report
+
+    console.result(str(write_report(run)))
+    write_model_card(run)
+
+
+@app.command(epilog=example("plft export run1 -o my-model"))
+def export(
+    run: Annotated[Path, typer.Argument(help="Run folder.", show_default=False)],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder to make.", show_default=False)],
+) -> None:
+    """Write a stand-alone transformers folder, adapters merged into the weights."""
+    from plft import console
+    from plft.runfolder import RunFolder, export_model
+
+    quiet_libraries()
+    if out.exists():
+        raise PlftError(f"{out} exists. Choose another --out.")
+    RunFolder(run).read_config()
+    export_model(RunFolder(run).model, out)
+    console.result(f"{out}\nnext: plft predict {out} SEQUENCES.fasta -o predictions.csv")
+
+
+@app.command(epilog=example("plft demo --out demo-run"))
+def demo(
+    out: Annotated[Path, typer.Option("-o", "--out", help="Run folder to make.")] = Path("demo-run"),
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run that is there.")] = False,
+) -> None:
+    """The main job on simulated signal peptides; needs no network."""
+    from plft import console
+    from plft.apps.demonstration import run_demo
+
+    run_demo(out, overwrite=overwrite, run=run_and_show, say=console.say, result=console.result)
+
+
+@app.command(epilog=example("plft doctor --json"))
+def doctor(json: JsonOption = False) -> None:
+    """Versions, device, threads, and what an optional feature still misses."""
+    from plft import console
+    from plft.apps.diagnosis import diagnose
+
+    content = diagnose()
+    if json:
+        console.as_json(content)
+    else:
+        console.table("plft doctor", ("what", "here"), content.items())
+
+
+def main() -> None:
+    """Entry point: run a command and turn what went wrong into an exit code."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        app(standalone_mode=False)
+    except PlftError as error:
+        from plft import console
+
+        console.fail(str(error))
+        sys.exit(1)
+    except click.exceptions.Exit as stop:
+        sys.exit(stop.exit_code)
+    except click.ClickException as error:
+        from plft import console
+
+        console.fail(error.format_message())
+        sys.exit(1)
+    except (KeyboardInterrupt, click.Abort):
+        sys.stderr.write("\nInterrupted. plft train --resume goes on from the last checkpoint.\n")
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,37 @@
+"""Training progress on the console: a bar for the steps and one line per evaluation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.progress import Progress
+from transformers import TrainerCallback
+
+from plft import console
+
+
+class TrainingProgress(TrainerCallback):
+    """Moves a progress bar with the optimiser steps and prints a line per evaluation."""
+
+    def __init__(self, bar: Progress) -> None:
+        self.bar = bar
+        self.task: Any = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Start the bar at the step training goes on from."""
+        self.task = self.bar.add_task("steps", total=state.max_steps, completed=state.global_step)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Advance by one step."""
+        self.bar.update(self.task, completed=state.global_step)
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float], **kwargs: Any) -> None:
+        """Print the line of this evaluation."""
+        metric = (args.metric_for_best_model or "eval_loss").removeprefix("eval_")
+        console.say(console.evaluation_line(metrics, metric))
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Take the bar away and say how training ended."""
+        self.bar.remove_task(self.task)
+        if state.best_global_step:
+            console.say(f"{state.global_step} steps; the best checkpoint is that of step {state.best_global_step}")

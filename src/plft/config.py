@@ -1,0 +1,225 @@
+"""One run, as pydantic models; YAML in, YAML out.
+
+`None` always means "choose for me"; the choice is written to run.yaml. Field descriptions are the reference from which
+help texts and the JSON schema come.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
+
+from plft.errors import PlftError, did_you_mean
+from plft.records import Columns
+
+Name = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
+
+
+class Section(BaseModel):
+    """A part of the configuration: unknown keys are refused, values are checked also on assignment."""
+
+    model_config = ConfigDict(extra="forbid", validate_assignment=True)
+
+
+class DataConfig(Section):
+    """Where the sequences and labels are and how they are read."""
+
+    file: Name = Field(description="table, FASTA or folder with the labelled sequences")
+    valid: Name | None = Field(None, description="file with the validation part, when it is a file of its own")
+    test: Name | None = Field(None, description="file with the test part, when it is a file of its own")
+    sequence_column: Name = Field("sequence", description="column that holds the sequences")
+    label_column: Name | list[Name] = Field("label", description="column of the labels; several numeric columns make one multi-output regression")
+    id_column: Name = Field("id", description="column of the identifiers")
+    split_column: Name = Field("split", description="column that says train, valid or test")
+    mask_column: Name = Field("mask", description="column of per-residue masks: 0 is neither learned from nor scored")
+    weight_column: Name = Field("weight", description="column of sequence weights in the loss")
+    extra_columns: list[Name] = Field([], description="columns handed to a head of your own as keyword arguments")
+    missing: str | None = Field(None, description="sentinel of a missing label, for example 999")
+    unknown_letters: Literal["map", "error", "drop"] = Field("map", description="letters outside the alphabet: map to X or N, stop, or drop the sequence")
+    unseen_classes: Literal["error", "drop"] = Field("error", description="classes that only valid or test hold: stop, or leave those labels out and say how many")
+    max_residues: Annotated[int, Field(ge=8)] | None = Field(None, description="longest input in residues; longer sequences are truncated (sequence tasks) or cut into overlapping windows (residue tasks)")
+
+    @property
+    def columns(self) -> Columns:
+        """The column names, as `records` wants them."""
+        label = (self.label_column,) if isinstance(self.label_column, str) else tuple(self.label_column)
+        return Columns(
+            sequence=self.sequence_column,
+            label=label if len(label) > 1 else label[0],
+            id=self.id_column,
+            split=self.split_column,
+            mask=self.mask_column,
+            weight=self.weight_column,
+            extra=tuple(self.extra_columns),
+        )
+
+
+class ModelConfig(Section):
+    """The pretrained model and the head on top of it."""
+
+    name: Name = Field("scratch:esm2-1m", description="builtin:protein, a local folder, a hub id, a short name, or scratch:NAME")
+    revision: str | None = Field(None, description="branch, tag or commit on the hub")
+    trust_remote_code: bool = Field(False, description="run code that the model brings along; needs a pinned revision")
+    head: Literal["mlp", "linear", "cnn", "light_attention"] = Field("mlp", description="what turns hidden states into outputs")
+    pooling: Literal["mean", "max", "cls", "attention"] | None = Field(None, description="how residues become one vector; null is the head's own default")
+    head_layers: Annotated[int, Field(ge=0, le=20)] | None = Field(None, description="hidden layers of the head")
+    head_width: Annotated[int, Field(ge=1)] | None = Field(None, description="width of the head's hidden layers")
+    head_dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.1, description="dropout inside the head")
+    head_kernel: Annotated[int, Field(ge=1)] | None = Field(None, description="kernel size of convolutional heads, in residues")
+
+
+class TuningConfig(Section):
+    """Which weights train."""
+
+    method: Name = Field("lora", description="head, lora, dora, qlora, ia3, adapter, last-N or full")
+    rank: Annotated[int, Field(ge=1)] = Field(8, description="rank of LoRA, DoRA and QLoRA")
+    alpha: Annotated[float, Field(gt=0)] = Field(16, description="LoRA scaling: updates are multiplied by alpha / rank")
+    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.05, description="dropout before the low-rank update")
+    targets: list[Name] | None = Field(None, description="names of the linear layers that get an adapter; null is the family's default")
+    blocks: Name | None = Field(None, description="only these blocks: last-N; null is all of them")
+    train_layer_norms: bool = Field(False, description="train the layer norms too")
+    bottleneck: Annotated[int, Field(ge=1)] = Field(32, description="width of bottleneck adapters")
+
+    @field_validator("blocks")
+    @classmethod
+    def _blocks_are_last_n(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_last(value)
+        return value
+
+
+class TrainingConfig(Section):
+    """How the weights are trained."""
+
+    epochs: Annotated[float, Field(gt=0)] = Field(10, description="passes over the training sequences")
+    max_steps: Annotated[int, Field(ge=1)] | None = Field(None, description="stop after this many optimiser steps")
+    learning_rate: Annotated[float, Field(gt=0)] | None = Field(None, description="peak learning rate; null is the tuning method's default")
+    batch_residues: Annotated[int, Field(ge=1)] | None = Field(None, description="residues in one batch on one process, padding included")
+    accumulation: Annotated[int, Field(ge=1)] = Field(1, description="batches whose gradients are added up for one step")
+    weight_decay: Annotated[float, Field(ge=0)] = Field(0.01, description="AdamW weight decay")
+    warmup_share: Annotated[float, Field(ge=0, lt=1)] = Field(0.06, description="share of the steps over which the learning rate rises")
+    schedule: Literal["linear", "cosine", "constant"] = Field("linear", description="how the learning rate falls after the warm-up")
+    max_grad_norm: Annotated[float, Field(ge=0)] = Field(1.0, description="gradients are clipped to this norm; 0 switches clipping off")
+    early_stopping: Annotated[int, Field(ge=1)] | None = Field(3, description="stop after this many evaluations without a better validation metric; null never stops early")
+    metric: Name | None = Field(None, description="validation metric that picks the best checkpoint; null is the task's own")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto", description="mixed precision; auto asks the device and the family")
+    class_weights: Literal["balanced"] | dict[str, float] | None = Field(None, description="balanced, or a weight per class")
+    gradient_checkpointing: bool = Field(False, description="trade time for memory")
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(0, description="seed of everything random")
+    save_steps: Annotated[int, Field(ge=1)] | None = Field(None, description="evaluate and save every so many steps; null is once an epoch")
+    report_to: list[Name] = Field([], description="trackers that transformers knows, for example tensorboard")
+
+
+class RunConfig(Section):
+    """Everything that defines a run; `plft train --config run.yaml` repeats it."""
+
+    task: Literal["auto", "seq_classification", "seq_regression", "token_classification", "token_regression", "seq_multilabel"] = Field(
+        "auto", description="what is predicted; auto decides from the labels and says so"
+    )
+    data: DataConfig
+    model: ModelConfig = Field(default_factory=lambda: ModelConfig())
+    tuning: TuningConfig = Field(default_factory=lambda: TuningConfig())
+    training: TrainingConfig = Field(default_factory=lambda: TrainingConfig())
+
+    @model_validator(mode="after")
+    def _several_columns_are_a_regression(self) -> RunConfig:
+        several = isinstance(self.data.label_column, list) and len(self.data.label_column) > 1
+        if several and self.task not in ("auto", "seq_regression"):
+            raise ValueError(f"several label columns make a seq_regression, not a {self.task}")
+        return self
+
+
+def parse_last(text: str) -> int:
+    """Read ``last-N`` and return N; anything else is a ValueError that says what is expected."""
+    prefix, _, number = text.partition("-")
+    if prefix != "last" or not number.isdigit() or int(number) < 1:
+        raise ValueError(f"'{text}' is not of the form last-N (for example last-2)")
+    return int(number)
+
+
+def load_config(path: str | Path) -> dict[str, Any]:
+    """Read a YAML file into a plain dict; `make_config` checks it. Errors name the file and the line."""
+    path = Path(path)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise PlftError(f"There is no configuration file {path}.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise PlftError(f"{path.name} cannot be read as a YAML text file: {error}.") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        raise PlftError(f"{path.name}{where}: not valid YAML ({getattr(error, 'problem', None) or 'cannot be parsed'}).") from None
+    if not isinstance(content, dict):
+        raise PlftError(f"{path.name}: expected sections such as data: and model:, found {type(content).__name__}.")
+    return content
+
+
+def set_values(values: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
+    """Return a copy of `values` with each ``section.key=value`` set; values are read as YAML (``null``, numbers, lists)."""
+    result = {key: dict(value) if isinstance(value, dict) else value for key, value in values.items()}
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not equals or not key.strip():
+            raise PlftError(f"--set '{assignment}' is not of the form section.key=value, for example training.epochs=5.")
+        section, _, name = key.strip().partition(".")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise PlftError(f"--set '{assignment}': the value is not valid YAML; put quotes around it.") from None
+        if name:
+            inner = result.setdefault(section, {})
+            if not isinstance(inner, dict):
+                raise PlftError(f"--set '{assignment}': '{section}' is not a section.")
+            inner[name] = value
+        else:
+            result[section] = value
+    return result
+
+
+def make_config(values: dict[str, Any]) -> RunConfig:
+    """Check plain values and build the configuration; the first three problems become one PlftError."""
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        problems = [explain(each) for each in error.errors()]
+        more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
+        raise PlftError("Configuration: " + "; ".join(problems[:3]) + more + ".") from None
+
+
+def explain(problem: Any) -> str:
+    """Put one pydantic problem in a user's words: the key, what is wrong, and the nearest known key."""
+    place = ".".join(str(part) for part in problem["loc"] if not str(part).startswith(("constrained", "function")))
+    if problem["type"] == "extra_forbidden":
+        section, _, name = place.rpartition(".")
+        known = known_keys(section)
+        return f"unknown key '{place}'; known here: {', '.join(known)}.{did_you_mean(name, known)}".rstrip(".")
+    if problem["type"] == "literal_error":
+        choices = [str(each).strip("'") for each in problem["ctx"]["expected"].replace(" or ", ", ").split(", ")]
+        return f"{place}: '{problem['input']}' is not known; choose from {', '.join(choices)}.{did_you_mean(str(problem['input']), choices)}".rstrip(".")
+    if problem["type"] == "missing":
+        return f"'{place}' is needed"
+    message = problem["msg"].removeprefix("Value error, ")
+    message = message[0].lower() + message[1:]
+    given = problem.get("input")
+    shown = f" (given: {given!r})" if isinstance(given, str | int | float | bool | type(None)) else ""
+    return f"{place}: {message}{shown}" if place else message
+
+
+def known_keys(section: str) -> list[str]:
+    """Keys of a section ("" is the top level)."""
+    if not section:
+        return list(RunConfig.model_fields)
+    field = RunConfig.model_fields.get(section)
+    fields = getattr(field.annotation, "model_fields", {}) if field else {}
+    return list(fields)
+
+
+def to_yaml(config: RunConfig) -> str:
+    """The configuration as YAML, every key explicit, sections in a fixed order."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+

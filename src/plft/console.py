@@ -1,0 +1,96 @@
+"""Everything printed. Library modules never print; they hand values and sentences to this one."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def is_main() -> bool:
+    """Whether this process talks: the first, or only, one of a distributed run."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def say(sentence: str) -> None:
+    """One fact for the user, on standard error so that standard output stays for results."""
+    if is_main():
+        err.print(f"[dim]·[/dim] {escape(sentence)}")
+
+
+def heading(text: str) -> None:
+    """A heading above a group of lines."""
+    if is_main():
+        err.print(f"[bold]{escape(text)}[/bold]")
+
+
+def result(text: str) -> None:
+    """A line of the result, on standard output."""
+    if is_main():
+        out.print(escape(text))
+
+
+def fail(message: str) -> None:
+    """An error in one line."""
+    err.print(f"[bold red]Error:[/bold red] {escape(' '.join(message.split()))}")
+
+
+def as_json(content: Any) -> None:
+    """Print JSON for programs."""
+    if is_main():
+        sys.stdout.write(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Print a plain table; the first column is text, the others are aligned right."""
+    grid = Table(title=escape(title), title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for index, name in enumerate(columns):
+        grid.add_column(escape(name), justify="left" if index == 0 else "right", overflow="fold")
+    for row in rows:
+        grid.add_row(*(escape(str(cell)) for cell in row))
+    out.print(grid)
+
+
+def number(value: float | None) -> str:
+    """A number with four significant digits; a dash where there is none."""
+    return "-" if value is None else f"{value:.4g}" if abs(value) >= 1000 else f"{value:.3f}"
+
+
+def metrics_table(title: str, metrics: Mapping[str, Mapping[str, float | None]], names: Mapping[str, str]) -> None:
+    """Metrics with their 95 % intervals. names: title of each metric."""
+    rows = [
+        (names.get(name, name), number(row["value"]), f"{number(row['low'])} to {number(row['high'])}")
+        for name, row in metrics.items()
+    ]
+    table(title, ("metric", "value", "95 % interval"), rows)
+
+
+def evaluation_line(logs: Mapping[str, Any], metric: str) -> str:
+    """One line per evaluation: epoch, validation loss, the metric that decides."""
+    parts = [f"epoch {logs.get('epoch', 0):.3g}", f"valid loss {number(logs.get('eval_loss'))}"]
+    parts.append(f"valid {metric} {number(logs.get(f'eval_{metric}'))}")
+    return ", ".join(parts)
+
+
+def progress_bar() -> Progress:
+    """A progress bar on standard error; silent where that is not a terminal."""
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("[progress.description]{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=err,
+        transient=True,
+        disable=not (err.is_terminal and is_main()),
+    )

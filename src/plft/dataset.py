@@ -1,0 +1,248 @@
+"""Records + family + task -> token ids and targets. This module owns the map between residues and tokens.
+
+Targets stay aligned with residues, never with tokens: for residue tasks the model gathers, for every residue, the hidden
+state of the token that covers it. Special tokens, k-mers and merged letters therefore cannot shift a label.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from plft.errors import PlftError
+from plft.families import Family, recognise, residues_that_fit
+from plft.labels import LabelSpace, TaskType, guess_task
+from plft.records import Columns, Record, load_data
+from plft.tokens import ResidueTokenizer
+
+OVERLAP_SHARE = 0.25  # of a window's residues are shared with the next one
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One input of the model: a record, or one window of a long record.
+
+    record: index into the records.  start: first residue of the window.  input_ids: (tokens,) int32.
+    residue_tokens: (residues,) int32, the token that covers each residue.  label: raw units, already cut to the window; None
+    when unlabelled.  scored: [from, to) residues of the window that this window answers for, so that overlaps count once.
+    """
+
+    record: int
+    start: int
+    input_ids: np.ndarray
+    residue_tokens: np.ndarray
+    scored: tuple[int, int]
+    label: np.ndarray | None = None
+    weight: float = 1.0
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+class SequenceDataset(Sequence[Example]):
+    """Examples ready for batching, and all that batching needs to know about them.
+
+    labels: how targets are read; None for unlabelled sequences.  truncated, windowed: how many records were too long.
+    lengths: (examples,) int64, tokens per example.
+    """
+
+    def __init__(
+        self,
+        examples: list[Example],
+        *,
+        labels: LabelSpace | None,
+        pad_token_id: int,
+        is_residue_task: bool,
+        truncated: int = 0,
+        windowed: int = 0,
+    ) -> None:
+        self.examples = examples
+        self.labels = labels
+        self.pad_token_id = pad_token_id
+        self.is_residue_task = is_residue_task
+        self.truncated = truncated
+        self.windowed = windowed
+        self.lengths = np.array([len(each.input_ids) for each in examples], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.examples[index]
+
+    def per_record(self, outputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Join outputs per example into outputs per record: windows are stitched where each one answers.
+
+        outputs[i] belongs to example i: (residues, ...) in residue tasks.
+        """
+        if not self.is_residue_task:
+            return list(outputs)
+        parts: dict[int, list[np.ndarray]] = {}
+        for each, output in zip(self.examples, outputs, strict=True):
+            parts.setdefault(each.record, []).append(output[each.scored[0] : each.scored[1]])
+        return [pieces[0] if len(pieces) == 1 else np.concatenate(pieces) for pieces in parts.values()]
+
+    def targets(self) -> list[np.ndarray]:
+        """Targets per record in raw units, as `LabelSpace.encode` gives them."""
+        return self.per_record([each.label for each in self.examples if each.label is not None])
+
+
+def residue_to_token(spans: np.ndarray, n_residues: int) -> np.ndarray:
+    """For every residue the token that covers it; where several do (overlapping k-mers), the one centred nearest.
+
+    spans: (tokens, 2) int, token i covers residues spans[i, 0] up to spans[i, 1] (empty for special tokens).
+    Returns (n_residues,) int32. A residue that no token covers is a PlftError.
+    """
+    sizes = spans[:, 1] - spans[:, 0]
+    covering = np.flatnonzero(sizes > 0)
+    if len(covering) == n_residues and (sizes[covering] == 1).all():
+        return covering.astype(np.int32)
+    tokens = np.full(n_residues, -1, dtype=np.int32)
+    nearest = np.full(n_residues, np.inf)
+    for token in covering:
+        start, stop = spans[token]
+        distance = np.abs(np.arange(start, stop) - (start + stop - 1) / 2)
+        closer = distance < nearest[start:stop]
+        nearest[start:stop][closer] = distance[closer]
+        tokens[start:stop][closer] = token
+    if (tokens < 0).any():
+        raise PlftError(f"The tokenizer leaves residue {int(np.argmin(tokens)) + 1} without a token.")
+    return tokens
+
+
+def windows(n_residues: int, longest: int) -> list[tuple[int, int]]:
+    """Cut [0, n_residues) into overlapping windows of at most `longest` residues; one window where it fits."""
+    if n_residues <= longest:
+        return [(0, n_residues)]
+    step = max(1, int(longest * (1 - OVERLAP_SHARE)))
+    count = -(-(n_residues - longest) // step) + 1
+    starts = np.linspace(0, n_residues - longest, count).round().astype(int)
+    return [(int(start), int(start) + longest) for start in starts]
+
+
+def answers_for(cuts: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The residues each window answers for: overlaps are halved, so that every residue is answered exactly once."""
+    edges = [cuts[0][0]]
+    edges += [(left[1] + right[0]) // 2 for left, right in zip(cuts[:-1], cuts[1:], strict=True)]
+    edges.append(cuts[-1][1])
+    return list(zip(edges[:-1], edges[1:], strict=True))
+
+
+def build_dataset(
+    records: Sequence[Record],
+    tokenizer: ResidueTokenizer,
+    labels: LabelSpace | None,
+    *,
+    is_residue_task: bool,
+    max_residues: int,
+    unseen: str = "error",
+    extra_columns: Sequence[str] = (),
+) -> SequenceDataset:
+    """Tokenise records and attach their targets.
+
+    labels: None for prediction.  max_residues: longer sequences lose their end (sequence tasks) or become overlapping
+    windows (residue tasks), never silently: the counts are in the result.  unseen: "error" or "missing" for classes
+    that training never saw.  Each sequence gives at least one example, in order.
+    """
+    pieces: list[tuple[int, tuple[int, int], tuple[int, int]]] = []
+    truncated = windowed = 0
+    for index, record in enumerate(records):
+        length = len(record.sequence)
+        too_long = length > max_residues
+        if too_long and not is_residue_task:
+            truncated += 1
+            pieces.append((index, (0, max_residues), (0, max_residues)))
+            continue
+        windowed += too_long
+        cuts = windows(length, max_residues)
+        pieces += [(index, cut, answers) for cut, answers in zip(cuts, answers_for(cuts), strict=True)]
+    targets = None if labels is None else [labels.encode(record, unseen=unseen) for record in records]
+    encoded = tokenizer.encode_all(records[index].sequence[start:stop] for index, (start, stop), _ in pieces)
+    examples = []
+    for (index, (start, stop), answers), tokens in zip(pieces, encoded, strict=True):
+        record = records[index]
+        label = None if targets is None else targets[index]
+        if label is not None and is_residue_task:
+            label = label[start:stop]
+        examples.append(
+            Example(
+                record=index,
+                start=start,
+                input_ids=tokens.input_ids,
+                residue_tokens=residue_to_token(tokens.spans, stop - start),
+                scored=(answers[0] - start, answers[1] - start),
+                label=label,
+                weight=1.0 if record.weight is None else record.weight,
+                extra={name: record.extra[name] for name in extra_columns} if extra_columns else {},
+            )
+        )
+    return SequenceDataset(
+        examples,
+        labels=labels,
+        pad_token_id=tokenizer.pad_token_id,
+        is_residue_task=is_residue_task,
+        truncated=truncated,
+        windowed=windowed,
+    )
+
+
+def longest_input(family: Family, wanted: int | None = None) -> int:
+    """Residues of the longest input: what the user wants, within the family's hard limit; the family's own otherwise."""
+    if wanted is None:
+        return family.trained_residues
+    limit = residues_that_fit(family)
+    if limit is not None and wanted > limit:
+        raise PlftError(f"data.max_residues {wanted}: {family.title} takes at most {limit} residues.")
+    return wanted
+
+
+class SequenceDataModule:
+    """Train, validation and test sets from files, tokenised for one model; the entry point for your own scripts.
+
+    tokenizer: any transformers tokenizer.  preprocess_fn: turns a sequence into the text the tokenizer expects; by default
+    what the recognised family needs (ProtBert: spaces between residues, U Z O B as X).  max_length: in tokens, special ones
+    included.  task: a TaskType, its name, or "auto".  optional_features: columns handed to the head as keyword arguments.
+    """
+
+    def __init__(
+        self,
+        train_file: str | Path,
+        val_file: str | Path | None,
+        tokenizer: Any,
+        preprocess_fn: Callable[[str], str] | None = None,
+        max_length: int = 1024,
+        test_file: str | Path | None = None,
+        sequence_column: str = "sequence",
+        label_column: str = "label",
+        optional_features: Iterable[str] | None = None,
+        task: TaskType | str = "auto",
+        config: Any = None,
+    ) -> None:
+        extra = tuple(optional_features or ())
+        columns = Columns(sequence=sequence_column, label=label_column, extra=extra)
+        records = load_data(train_file, val_file, test_file, columns)
+        self.tokenizer = tokenizer
+        self.family = recognise(config, tokenizer.get_vocab(), getattr(tokenizer, "name_or_path", ""))
+        self.residue_tokenizer = ResidueTokenizer(tokenizer, self.family, preprocess=preprocess_fn)
+        parts = {name: [each for each in records if each.split == name] for name in ("train", "valid", "test")}
+        self.task = guess_task(records).task if task == "auto" else TaskType(task)
+        self.labels = LabelSpace.fit(self.task, parts["train"])
+        names = {"train": "train", "valid": "validation", "test": "test"}
+        self.datasets = {
+            names[name]: build_dataset(
+                part,
+                self.residue_tokenizer,
+                self.labels,
+                is_residue_task=self.task.is_residue,
+                max_residues=self.residue_tokenizer.residues_within(max_length),
+                extra_columns=extra,
+            )
+            for name, part in parts.items()
+            if part
+        }
+
+    def get_datasets(self) -> dict[str, SequenceDataset]:
+        """The tokenised sets by name: "train", "validation" and, where given, "test"."""
+        return self.datasets

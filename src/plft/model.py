@@ -1,0 +1,231 @@
+"""Backbone + head (+ adapter) as one PreTrainedModel, and running it over a dataset."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from plft.batching import Collator, sorted_batches
+from plft.checkpoints import resolve
+from plft.dataset import SequenceDataset
+from plft.errors import PlftError
+from plft.labels import LabelSpace, TaskType
+from plft.tasks import TASKS, target_weights, weighted_loss
+from plft.tuning import freeze, freeze_unused
+
+
+class PLMTaskModel(PreTrainedModel):
+    """A pretrained backbone and a task head; gradients flow through both unless a tuning method freezes the backbone.
+
+    task_type: a TaskType or its name.  backbone_name: anything `--model` takes, or a backbone module.  head: any nn.Module
+    called as ``head(hidden_states, attention_mask, **extra)``.  class_weights: (classes,) weights of the loss.
+    """
+
+    base_model_prefix = "backbone"
+    supports_gradient_checkpointing = True
+    accepts_loss_kwargs = True  # the trainer hands over `num_items_in_batch`, the weight of a whole optimiser step
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+
+    def __init__(
+        self,
+        task_type: TaskType | str,
+        backbone_name: str | nn.Module,
+        head: nn.Module,
+        freeze_backbone: bool = False,
+        class_weights: list[float] | None = None,
+    ) -> None:
+        backbone = resolve(backbone_name).load_backbone() if isinstance(backbone_name, str) else backbone_name
+        super().__init__(copy.deepcopy(backbone.config))  # a copy: what Trainer sets here must not change the backbone
+        self.task_type = TaskType(task_type)
+        self.backbone = backbone
+        self.head = head
+        self._no_split_modules = getattr(backbone, "_no_split_modules", None)
+        self.all_tied_weights_keys: dict[str, str] = {}
+        weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
+        self.register_buffer("class_weights", weights, persistent=False)
+        freeze_unused(backbone)
+        if freeze_backbone:
+            freeze(backbone)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        residue_mask: Tensor | None = None,
+        residue_tokens: Tensor | None = None,
+        sequence_weights: Tensor | None = None,
+        num_items_in_batch: Tensor | float | None = None,
+        output_hidden_states: bool = False,
+        **head_args: Any,
+    ) -> SequenceClassifierOutput:
+        """Hidden states of the backbone -> head -> logits, and the loss where labels are given.
+
+        input_ids, attention_mask: (batch, tokens).  residue_mask: (batch, tokens) bool, tokens that are residues.
+        residue_tokens: (batch, residues) int, the token of each residue, -1 = padding; the head then sees one position per
+        residue and labels are (batch, residues).  labels: as `batching.collate` makes them.
+        Without residue_mask and residue_tokens the head sees every attended token.
+        """
+        outputs = self.backbone(
+            input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=output_hidden_states
+        )
+        hidden, mask = outputs.last_hidden_state, attention_mask
+        if residue_tokens is not None:
+            hidden, mask = per_residue(hidden, residue_tokens), residue_tokens >= 0
+        elif residue_mask is not None:
+            mask = residue_mask
+        logits = self.head(hidden, attention_mask=mask, **head_args)
+        loss = None
+        if labels is not None:
+            weights = target_weights(labels, sequence_weights, self.class_weights)
+            loss = weighted_loss(TASKS[self.task_type.value], logits, labels, weights, num_items_in_batch)
+        hidden_states = outputs.hidden_states if output_hidden_states else None
+        return SequenceClassifierOutput(loss=loss, logits=logits, hidden_states=hidden_states)
+
+    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
+        """Recompute the backbone's blocks in the backward pass instead of keeping their activations."""
+        self.backbone.gradient_checkpointing_enable(gradient_checkpointing_kwargs or {"use_reentrant": False})
+
+    def gradient_checkpointing_disable(self) -> None:
+        """Keep activations again."""
+        self.backbone.gradient_checkpointing_disable()
+
+
+class ReadyMadeModel(nn.Module):
+    """A checkpoint that is a ...ForSequenceClassification or ...ForTokenClassification already, called like ours.
+
+    Token logits are gathered per residue, so that they line up with the labels.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        residue_tokens: Tensor | None = None,
+        **ignored: Any,
+    ) -> SequenceClassifierOutput:
+        """input_ids, attention_mask: (batch, tokens).  Returns logits (batch, outputs) or (batch, residues, outputs)."""
+        logits = self.model(input_ids=input_ids, attention_mask=attention_mask).logits
+        if residue_tokens is not None:
+            logits = per_residue(logits, residue_tokens)
+        return SequenceClassifierOutput(logits=logits)
+
+
+def per_residue(hidden: Tensor, residue_tokens: Tensor) -> Tensor:
+    """Gather each residue's token: (batch, tokens, width) and (batch, residues) -> (batch, residues, width)."""
+    return hidden.gather(1, residue_tokens.clamp(min=0).unsqueeze(-1).expand(-1, -1, hidden.shape[-1]))
+
+
+def trained_state(model: nn.Module) -> dict[str, Tensor]:
+    """Everything that training changed: parameters with a gradient, and the head with its buffers.
+
+    Keys are the model's own names. Shared weights appear once, so that safetensors can hold them.
+    """
+    state = {name: each for name, each in model.named_parameters() if each.requires_grad or ".head." in f".{name}"}
+    state |= {name: each for name, each in model.named_buffers() if ".head." in f".{name}"}
+    return {name: each.detach().contiguous() for name, each in state.items()}
+
+
+def load_trained_state(model: nn.Module, state: dict[str, Tensor], source: str, partial: bool = False) -> None:
+    """Put trained weights back; a name or shape that does not fit is a PlftError that names the file.
+
+    partial: not every trained weight has to be there.
+    """
+    own = dict(model.named_parameters()) | dict(model.named_buffers())
+    for name, value in state.items():
+        if name not in own or own[name].shape != value.shape:
+            raise PlftError(f"{source}: weight '{name}' does not fit this model. The file belongs to another run or is damaged.")
+    missing = [name for name in trained_state(model) if name not in state]
+    if missing and not partial:
+        raise PlftError(f"{source}: weight '{missing[0]}' is missing. The file is incomplete.")
+    with torch.no_grad():
+        for name, value in state.items():
+            own[name].copy_(value)
+
+
+def outputs_of(logits: Tensor, task_type: TaskType, labels: LabelSpace) -> np.ndarray:
+    """Logits -> probabilities, or values in the labels' own units, as float32 numpy.
+
+    Returns (batch, [residues,] classes), or for regressions (batch, columns) and (batch, residues).
+    """
+    values = TASKS[task_type.value].activate(logits).cpu().numpy()
+    if not task_type.is_regression:
+        return values
+    values = values * np.array(labels.scale, dtype=np.float32) + np.array(labels.mean, dtype=np.float32)
+    return values[..., 0] if task_type.is_residue else values
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
+    """Mixed precision for inference: "fp32" switches it off."""
+    if precision == "fp32":
+        return nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16 if precision == "bf16" else torch.float16)
+
+
+def run_batches(
+    model: nn.Module,
+    dataset: SequenceDataset,
+    batches: list[list[int]],
+    precision: str = "fp32",
+    each_batch: Callable[[int], Any] | None = None,
+) -> Iterator[tuple[list[int], dict[str, Any], SequenceClassifierOutput]]:
+    """Run a model over batches without gradients; yields (indices, inputs, outputs). each_batch(n) is told after each."""
+    collator = Collator(dataset)
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    try:
+        for indices in batches:
+            inputs = collator([dataset[index] for index in indices])
+            inputs = {key: each.to(device) if isinstance(each, Tensor) else each for key, each in inputs.items()}
+            with torch.inference_mode(), autocast(device, precision):
+                outputs = model(**inputs)
+            yield indices, inputs, outputs
+            if each_batch is not None:
+                each_batch(len(indices))
+    finally:
+        model.train(was_training)
+
+
+def infer(
+    model: nn.Module,
+    dataset: SequenceDataset,
+    labels: LabelSpace,
+    *,
+    budget: int,
+    precision: str = "fp32",
+    each_batch: Callable[[int], Any] | None = None,
+) -> list[np.ndarray]:
+    """Outputs per record, in the records' order: see `outputs_of` for shapes, without the batch axis.
+
+    budget: tokens per batch, padding included.
+    """
+    outputs: list[Any] = [None] * len(dataset)
+    for indices, _, result in run_batches(model, dataset, sorted_batches(dataset.lengths, budget), precision, each_batch):
+        keep_outputs(outputs, indices, result.logits, dataset, labels)
+    return dataset.per_record(outputs)
+
+
+def keep_outputs(
+    outputs: list[Any], indices: list[int], logits: Tensor, dataset: SequenceDataset, labels: LabelSpace
+) -> None:
+    """Write a batch's outputs to their examples' places, padding cut off."""
+    values = outputs_of(logits, labels.task, labels)
+    for row, index in enumerate(indices):
+        n_residues = len(dataset[index].residue_tokens)
+        outputs[index] = values[row, :n_residues] if dataset.is_residue_task else values[row]

@@ -1,0 +1,675 @@
+"""The whole run, top to bottom: read this first.
+
+`train` reads and checks the data, builds the model, trains it, saves it, loads it again from disk and scores what it
+loaded, so that the numbers of a run are those of the artefact it leaves.
+"""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import os
+import platform
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import TrainerCallback, set_seed
+
+from plft.alphabet import ALPHABETS, clean, guess_alphabet
+from plft.audit import audit
+from plft.checkpoints import SHORT_NAMES, Checkpoint, resolve
+from plft.config import DataConfig, RunConfig, load_config, make_config
+from plft.dataset import SequenceDataset, build_dataset, longest_input
+from plft.errors import PlftError, first_three, look_up
+from plft.families import FAMILIES
+from plft.heads import HEADS, mean_over_residues
+from plft.labels import LabelSpace, TaskType, guess_task
+from plft.metrics import METRICS, Evaluation, metrics_for
+from plft.metrics import evaluate as score
+from plft.model import PLMTaskModel
+from plft.prediction import CHUNK_RESIDUES, Predictor, TableWriter, choose_device, chunks, write_predictions
+from plft.records import Columns, Record, load_data, read_records
+from plft.report import write_model_card, write_report
+from plft.runfolder import (
+    ModelCard,
+    RunFolder,
+    build_model,
+    load_anything,
+    load_predictor,
+    read_json,
+    save_model,
+    write_json,
+    write_rows,
+)
+from plft.scratch import ARCHITECTURES
+from plft.splits import complete_splits
+from plft.tasks import TASKS, balanced_class_weights
+from plft.tokens import ResidueTokenizer
+from plft.training import (
+    History,
+    SequenceTaskTrainer,
+    best_checkpoint,
+    choose_precision,
+    class_counts,
+    leave_process_group,
+    stopping,
+    token_budget,
+    training_arguments,
+)
+from plft.tuning import METHODS, count_parameters, find_method
+
+Say = Callable[[str], None]
+
+
+def quiet(sentence: str) -> None:
+    """Say nothing."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything that is known before any weight is loaded.
+
+    parts: records by split, letters cleaned.  sentences: what was decided, dropped or mapped on the way, for the user.
+    """
+
+    config: RunConfig
+    task: TaskType
+    parts: dict[str, list[Record]]
+    labels: LabelSpace
+    checkpoint: Checkpoint
+    datasets: dict[str, SequenceDataset]
+    tokenizer: ResidueTokenizer
+    max_residues: int
+    sentences: list[str]
+    facts: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its folder, and its model ready to predict."""
+
+    path: Path
+    head: nn.Module | None = field(default=None, repr=False)
+
+    @cached_property
+    def predictor(self) -> Predictor:
+        """The trained model, loaded from the run folder."""
+        return on_device(load_predictor(RunFolder(self.path).model, self.head))
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """The content of metrics.json."""
+        return read_json(RunFolder(self.path).metrics_file)
+
+    def predict(self, sequences: str | Iterable[str | Record]) -> list[Any]:
+        """Predictions for sequences: see `Predictor.predict`."""
+        return self.predictor.predict(sequences)
+
+
+# --- training
+
+
+def train(
+    config: RunConfig,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    head: nn.Module | None = None,
+    say: Say = quiet,
+    callbacks: Sequence[TrainerCallback] = (),
+    command: str = "",
+) -> Run:
+    """Run a configuration and leave a run folder.
+
+    resume: go on from the folder's last checkpoint.  overwrite: replace an existing run.  head: a head of your own
+    instead of `config.model.head`.  say: told each thing the user should know.  Raises PlftError for anything the user
+    can put right, before weights are loaded wherever that is possible.
+    """
+    started = time.monotonic()
+    folder = RunFolder(Path(out))
+    claim(folder, resume=resume, overwrite=overwrite)
+    set_seed(config.training.seed)
+    prepared = prepare(config, say, custom_head=head is not None)
+    config = prepared.config
+    precision, why = choose_precision(config.training.precision, prepared.checkpoint.family)
+    model = build(prepared, head)
+    trainable, total = count_parameters(model)
+    say(f"{trainable:,} of {total:,} parameters train ({trainable / total:.2%}); {precision}, {why}")
+    if is_main():
+        folder.write_config(config)
+    trainer = make_trainer(prepared, model, folder, precision, callbacks)
+    last = best_checkpoint(folder.checkpoints) if resume else None
+    say(f"going on from {last.name}" if last else f"{len(trainer.get_train_dataloader())} batches per epoch")
+    trainer.train(resume_from_checkpoint=str(last) if last else None)
+    state = trainer.state
+    card = model_card(prepared, head)
+    if is_main():
+        save_model(folder.model, model, card, prepared.checkpoint)
+        steps = {"steps": state.global_step, "epochs": round(state.epoch or 0, 2), "best_step": state.best_global_step}
+        del trainer, model
+        gc.collect()
+        environment = describe(prepared, precision, (trainable, total), command) | steps
+        finish(folder, prepared, head, environment, started)
+    leave_process_group()
+    return Run(folder.path, head)
+
+
+def is_main() -> bool:
+    """Whether this process writes files: the first, or only, one."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def claim(folder: RunFolder, *, resume: bool, overwrite: bool) -> None:
+    """Make the run folder; an existing run is left alone unless it is to be resumed or overwritten."""
+    exists = folder.path.exists() and (not folder.path.is_dir() or any(folder.path.iterdir()))
+    if exists and not folder.config_file.exists():
+        raise PlftError(f"{folder.path} exists and is not a run folder. Choose another --out.")
+    if exists and not (resume or overwrite):
+        raise PlftError(f"{folder.path} holds a run already. Pass --resume to go on, --overwrite to replace it, or another --out.")
+    if resume and not exists:
+        raise PlftError(f"{folder.path} holds no run to resume. Leave out --resume to start one.")
+    if exists and overwrite and is_main():
+        remove_run(folder)
+    try:
+        folder.path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PlftError(f"{folder.path} cannot be made: {error.strerror}.") from None
+
+
+def remove_run(folder: RunFolder) -> None:
+    """Delete an old run's files, and only those."""
+    import shutil
+
+    for each in (folder.model, folder.checkpoints, folder.path / "predictions"):
+        shutil.rmtree(each, ignore_errors=True)
+    for file in folder.path.glob("*"):
+        if file.is_file() and file.suffix in (".yaml", ".json", ".jsonl", ".html", ".md", ".csv"):
+            file.unlink()
+
+
+def prepare(config: RunConfig, say: Say = quiet, custom_head: bool = False) -> Prepared:
+    """Read and check everything that can be read and checked without loading weights."""
+    find_method(config.tuning.method)
+    records = read(config.data)
+    task, reason = decide_task(config, records)
+    sentences: list[str] = [reason] if reason else []
+    split = complete_splits(records, task, config.training.seed)
+    sentences += [split.sentence] if split.sentence else []
+    check_head(config, task, custom_head)
+    checkpoint = resolve(
+        config.model.name,
+        revision=config.model.revision,
+        trust_remote_code=config.model.trust_remote_code,
+        sequences=(each.sequence for each in split.records if each.split == "train"),
+        seed=config.training.seed,
+    )
+    if config.model.pooling == "cls" and not has_cls(checkpoint):
+        raise PlftError(f"model.pooling cls: {checkpoint.family.title} has no token for the whole sequence. Use mean.")
+    records, letters = fit_letters(split.records, checkpoint.family.alphabet, config.data.unknown_letters)
+    sentences += letters.sentences
+    parts = by_split(records)
+    if not parts.get("train"):
+        raise PlftError(f"No record is in the train split (splits: {', '.join(parts) or 'none'}).")
+    labels = LabelSpace.fit(task, parts["train"], config.data.missing, config.data.columns.labels)
+    tokenizer = checkpoint.residue_tokenizer
+    max_residues = longest_input(checkpoint.family, config.data.max_residues)
+    datasets = {
+        name: build_dataset(
+            part,
+            tokenizer,
+            labels,
+            is_residue_task=task.is_residue,
+            max_residues=max_residues,
+            unseen="error" if config.data.unseen_classes == "error" else "missing",
+            extra_columns=tuple(config.data.extra_columns),
+        )
+        for name, part in parts.items()
+    }
+    facts = letters.facts | data_facts(config.data, parts, datasets, labels)
+    sentences += facts.pop("sentences")
+    findings = audit(records, task, missing=config.data.missing)
+    sentences += findings.warnings
+    facts["audit"] = findings.to_json()
+    for sentence in sentences:
+        say(sentence)
+    config = resolved(config, task, checkpoint, max_residues, datasets["train"])
+    if checkpoint.family.note and not checkpoint.family.is_known:
+        say(checkpoint.family.note)
+    return Prepared(
+        config, task, parts, labels, checkpoint, datasets, tokenizer, max_residues, sentences, facts
+    )
+
+
+def read(data: DataConfig) -> list[Record]:
+    """Read the data files of a configuration."""
+    return load_data(data.file, data.valid, data.test, data.columns, labelled=True)
+
+
+def decide_task(config: RunConfig, records: Sequence[Record]) -> tuple[TaskType, str]:
+    """The task that was asked for, or guessed from the labels with the reason for it."""
+    if config.task != "auto":
+        return TaskType(config.task), ""
+    guess = guess_task(records, config.data.missing)
+    return guess.task, f"task {guess.task.value}: {guess.reason}"
+
+
+def check_head(config: RunConfig, task: TaskType, custom_head: bool) -> None:
+    """Refuse a head or metric that does not fit the task before anything is loaded."""
+    row = look_up("head", config.model.head, HEADS)
+    if task.is_residue and not row.labels_residues and not custom_head:
+        raise PlftError(f"The head {row.name} pools the sequence and cannot label residues. Use cnn, mlp or linear.")
+    if config.training.metric is not None:
+        look_up("metric", config.training.metric, METRICS)
+
+
+def has_cls(checkpoint: Checkpoint) -> bool:
+    """Whether the first token stands for the whole sequence: a special token that is not a prefix of the family's."""
+    start, stop = checkpoint.residue_tokenizer.encode("ACGT" * 4).spans[0]
+    return bool(start == stop) and not checkpoint.family.prefix
+
+
+@dataclass(frozen=True)
+class Letters:
+    """What happened to letters outside the alphabet."""
+
+    sentences: list[str]
+    facts: dict[str, Any]
+
+
+def fit_letters(records: Sequence[Record], alphabet_name: str, policy: str) -> tuple[list[Record], Letters]:
+    """Clean every sequence for a family's alphabet; says how much was mapped or dropped.
+
+    Raises PlftError with the policy "error", and where most letters are foreign (DNA given to a protein model, say).
+    """
+    alphabet = ALPHABETS[alphabet_name]
+    guessed = guess_alphabet(each.sequence for each in records)
+    if (guessed.name == "protein") != (alphabet.name == "protein"):
+        raise PlftError(f"The sequences look like {guessed.name}, but this model reads {alphabet.name}. Choose another --model.")
+    kept: list[Record] = []
+    mapped = with_unknown = dropped = 0
+    for record in records:
+        cleaned = clean(record.sequence, alphabet, policy, record.place)
+        with_unknown += cleaned.n_unknown > 0
+        mapped += cleaned.n_unknown
+        dropped += not cleaned.keep
+        if cleaned.keep:
+            kept.append(record if cleaned.sequence == record.sequence else replace(record, sequence=cleaned.sequence))
+    sentences = []
+    if dropped:
+        sentences.append(f"{dropped} sequences with letters outside the alphabet were dropped")
+    elif mapped:
+        sentences.append(f"{mapped} letters in {with_unknown} sequences are not in the alphabet and were read as {alphabet.unknown}")
+    return kept, Letters(sentences, {"unknown_letters": 0 if dropped else mapped, "dropped": dropped})
+
+
+def by_split(records: Iterable[Record]) -> dict[str, list[Record]]:
+    """Records by split: train, valid, test, then any other in order of appearance."""
+    parts: dict[str, list[Record]] = {"train": [], "valid": [], "test": []}
+    for record in records:
+        parts.setdefault(record.split or "train", []).append(record)
+    return {name: part for name, part in parts.items() if part}
+
+
+def data_facts(
+    data: DataConfig, parts: Mapping[str, list[Record]], datasets: Mapping[str, SequenceDataset], labels: LabelSpace
+) -> dict[str, Any]:
+    """Counts for environment.json, and under "sentences" what the user should be told of them."""
+    truncated = sum(each.truncated for each in datasets.values())
+    windowed = sum(each.windowed for each in datasets.values())
+    sentences = []
+    if truncated:
+        sentences.append(f"{truncated} sequences are longer than the model's input and lost their end")
+    if windowed:
+        sentences.append(f"{windowed} sequences are longer than the model's input and were cut into overlapping windows")
+    unseen = unseen_classes(parts, datasets, labels) if data.unseen_classes == "drop" else {}
+    if unseen:
+        names = first_three([f"{name} ({count})" for name, count in unseen.items()])
+        sentences.append(f"labels of classes that training does not hold were left out: {names}")
+    return {
+        "file": Path(data.file).name,
+        "sha256": files_sha256([data.file, data.valid, data.test]),
+        "counts": {name: len(part) for name, part in parts.items()},
+        "residues": {name: sum(len(each.sequence) for each in part) for name, part in parts.items()},
+        "truncated": truncated,
+        "windowed": windowed,
+        "sentences": sentences,
+    }
+
+
+def unseen_classes(
+    parts: Mapping[str, list[Record]], datasets: Mapping[str, SequenceDataset], labels: LabelSpace
+) -> dict[str, int]:
+    """Classes of sequence labels that training lacks, with how many records hold them."""
+    if labels.task is not TaskType.SEQ_CLASSIFICATION:
+        return {}
+    counts: Counter[str] = Counter()
+    for name, part in parts.items():
+        for record, target in zip(part, datasets[name].targets(), strict=True):
+            if target < 0 and isinstance(record.label, str) and record.label.strip():
+                counts[record.label.strip()] += 1
+    return dict(counts)
+
+
+def files_sha256(files: Iterable[str | None]) -> str:
+    """One checksum over the content of the data files (a folder counts as its files in order of name)."""
+    digest = hashlib.sha256()
+    for name in files:
+        if name is None:
+            continue
+        path = Path(name)
+        for file in sorted(each for each in path.iterdir() if each.is_file()) if path.is_dir() else [path]:
+            with file.open("rb") as handle:
+                while block := handle.read(1 << 20):
+                    digest.update(block)
+    return digest.hexdigest()
+
+
+def resolved(
+    config: RunConfig, task: TaskType, checkpoint: Checkpoint, max_residues: int, train_set: SequenceDataset
+) -> RunConfig:
+    """The configuration with every choice made explicit."""
+    method = find_method(config.tuning.method)
+    row = HEADS[config.model.head]
+    chosen_rate = method.scratch_learning_rate if checkpoint.is_scratch else method.learning_rate
+    values = config.model_dump()
+    values["task"] = task.value
+    values["data"] |= {"max_residues": max_residues}
+    values["model"] |= {
+        "revision": config.model.revision or checkpoint.revision,
+        "pooling": config.model.pooling or row.pooling,
+        "head_layers": row.hidden_layers if config.model.head_layers is None else config.model.head_layers,
+    }
+    values["training"] |= {
+        "learning_rate": config.training.learning_rate or chosen_rate,
+        "batch_residues": token_budget(config.training, train_set),
+        "metric": config.training.metric or TASKS[task.value].main_metric,
+    }
+    for key in ("file", "valid", "test"):
+        if values["data"][key] is not None:
+            values["data"][key] = str(Path(values["data"][key]).resolve())
+    return RunConfig.model_validate(values)
+
+
+def build(prepared: Prepared, head: nn.Module | None) -> nn.Module:
+    """The model, ready to train."""
+    config = prepared.config
+    return build_model(
+        prepared.checkpoint,
+        prepared.labels,
+        config.model,
+        config.tuning,
+        head=head,
+        class_weights=class_weights(config, prepared),
+        seed=config.training.seed,
+    )
+
+
+def class_weights(config: RunConfig, prepared: Prepared) -> list[float] | None:
+    """Weights of the classes in the loss, in the order of the model's outputs."""
+    wanted, labels = config.training.class_weights, prepared.labels
+    if wanted is None:
+        return None
+    if prepared.task.is_regression:
+        raise PlftError("training.class_weights: a regression has no classes. Remove it, or use a weight column.")
+    if wanted == "balanced":
+        return balanced_class_weights(labels, class_counts(prepared.datasets["train"], labels))
+    for name in wanted:
+        look_up("class in training.class_weights", name, dict.fromkeys(labels.classes))
+    return [float(wanted.get(name, 1.0)) for name in labels.classes]
+
+
+def make_trainer(
+    prepared: Prepared, model: nn.Module, folder: RunFolder, precision: str, callbacks: Sequence[TrainerCallback]
+) -> SequenceTaskTrainer:
+    """The trainer of a run, with history, early stopping and checkpoints in the run folder."""
+    config = prepared.config
+    valid = prepared.datasets.get("valid")
+    metric = str(config.training.metric)
+    known = {row.name: row for row in metrics_for(prepared.task, prepared.labels.n_outputs)}
+    look_up(f"metric for {prepared.task.value}", metric, known)
+    arguments = training_arguments(
+        config.training,
+        folder.checkpoints,
+        precision=precision,
+        learning_rate=float(config.training.learning_rate or 0),
+        metric=metric,
+        can_evaluate=valid is not None,
+    )
+    residues = sum(len(each.sequence) for each in prepared.parts["train"])
+    return SequenceTaskTrainer(
+        model,
+        arguments,
+        train_dataset=prepared.datasets["train"],
+        eval_dataset=valid,
+        token_budget=config.training.batch_residues,
+        callbacks=[History(folder.history_file, residues), *stopping(config.training, valid is not None), *callbacks],
+    )
+
+
+def model_card(prepared: Prepared, head: nn.Module | None) -> ModelCard:
+    """What plft.json says of this run's model."""
+    config, checkpoint = prepared.config, prepared.checkpoint
+    return ModelCard(
+        labels=prepared.labels.to_json(),
+        family=checkpoint.family.name,
+        model=config.model.model_dump(),
+        tuning=config.tuning.model_dump(),
+        base={
+            "name": checkpoint.name,
+            "revision": checkpoint.revision,
+            "sha256": checkpoint.sha256,
+            "trust_remote_code": checkpoint.trust_remote_code,
+        },
+        max_residues=prepared.max_residues,
+        unknown_letters=config.data.unknown_letters,
+        extra_columns=list(config.data.extra_columns),
+        custom_head=None if head is None else type(head).__name__,
+        seed=config.training.seed,
+    )
+
+
+def describe(prepared: Prepared, precision: str, parameters: tuple[int, int], command: str) -> dict[str, Any]:
+    """What environment.json says of machine, model and data."""
+    packages = ("plft", "torch", "transformers", "peft", "accelerate", "numpy")
+    checkpoint = prepared.checkpoint
+    return {
+        "versions": {"python": platform.python_version()} | {name: metadata.version(name) for name in packages},
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "precision": precision,
+        "threads": torch.get_num_threads(),
+        "processes": int(os.environ.get("WORLD_SIZE", "1")),
+        "data": prepared.facts | {"duplicated": prepared.facts["audit"].get("duplicates", 0)},
+        "sentences": prepared.sentences,
+        "parameters": {"trainable": parameters[0], "total": parameters[1]},
+        "family": checkpoint.family.title,
+        "model": {"name": checkpoint.name, "revision": checkpoint.revision, "sha256": checkpoint.sha256},
+        "command": command,
+    }
+
+
+def finish(
+    folder: RunFolder, prepared: Prepared, head: nn.Module | None, environment: dict[str, Any], started: float
+) -> None:
+    """Load the saved model, score every split but train with it, and write what the run leaves."""
+    predictor = on_device(load_predictor(folder.model, head))
+    splits = {}
+    for name, part in prepared.parts.items():
+        if name != "train":
+            evaluation, outputs = evaluate_records(predictor, part, unseen="missing")
+            splits[name] = evaluation.to_json()
+            write_rows(folder.predictions_file(name), prediction_rows(predictor, part, outputs))
+    labels = prepared.labels
+    write_json(
+        folder.metrics_file,
+        {
+            "schema": 1,
+            "task": prepared.task.value,
+            "classes": list(labels.classes),
+            "columns": list(labels.columns),
+            "main_metric": prepared.config.training.metric,
+            "splits": splits,
+            "baselines": {},
+        },
+    )
+    write_json(folder.environment_file, environment | {"seconds": round(time.monotonic() - started, 1)})
+    write_report(folder.path)
+    write_model_card(folder.path)
+
+
+# --- using a trained model
+
+
+def on_device(predictor: Predictor) -> Predictor:
+    """Move a predictor to the best device there is."""
+    choose_device(predictor.model)
+    return predictor
+
+
+def load(path: str | Path, head: nn.Module | None = None) -> Predictor:
+    """Load a run folder, a model folder, an exported folder, or a checkpoint that brings its own head.
+
+    head: needed when the run used a head of your own.
+    """
+    return on_device(load_anything(path, head))
+
+
+def evaluate_records(
+    predictor: Predictor, records: Sequence[Record], unseen: str = "error"
+) -> tuple[Evaluation, list[np.ndarray]]:
+    """Score labelled records; returns the evaluation with intervals and the outputs per record."""
+    dataset = predictor.dataset(records, labelled=True, unseen=unseen)
+    outputs = predictor.outputs(dataset)
+    labels = predictor.labels
+    return score(labels.task, outputs, dataset.targets(), labels.classes, labels.columns), outputs
+
+
+def prediction_rows(
+    predictor: Predictor, records: Sequence[Record], outputs: Sequence[np.ndarray]
+) -> Iterator[dict[str, Any]]:
+    """Rows of predictions/<split>.csv: id, label, prediction, probabilities."""
+    for record, output in zip(records, outputs, strict=True):
+        target = predictor.labels.encode(record, unseen="missing")
+        yield from predictor.rows(record, output, target)
+
+
+def evaluate(path: str | Path, data: str | Path | None = None, *, split: str | None = None, say: Say = quiet) -> dict[str, Any]:
+    """Metrics with intervals on the run's own test split, or on another labelled file.
+
+    split: which split to score; by default test, or the whole file where it has no splits.  Returns the JSON shape of one
+    split in metrics.json, with "split" and "task" added.
+    """
+    predictor = load(path)
+    records, name = records_to_score(Path(path), data, split, predictor)
+    say(f"scoring {len(records)} sequences ({name})")
+    evaluation, _ = evaluate_records(predictor, records)
+    return {"task": predictor.labels.task.value, "split": name} | evaluation.to_json()
+
+
+def records_to_score(
+    path: Path, data: str | Path | None, split: str | None, predictor: Predictor
+) -> tuple[list[Record], str]:
+    """The records to score and a name for them."""
+    folder = RunFolder(path)
+    if data is None:
+        config = folder.read_config()
+        records = complete_splits(read(config.data), TaskType(config.task), config.training.seed).records
+        records, _ = fit_letters(records, predictor.family.alphabet, config.data.unknown_letters)
+    else:
+        columns = folder.read_config().data.columns if folder.config_file.exists() else Columns()
+        records = load_data(data, columns=columns, labelled=True)
+    parts = by_split(records) if any(each.split for each in records) else {"all": list(records)}
+    name = split or ("test" if "test" in parts else "all" if data is not None else "test")
+    if name == "all":
+        return list(records), "all"
+    return look_up("split", name, parts), name
+
+
+def predict(
+    path: str | Path,
+    data: str | Path,
+    out: str | Path,
+    *,
+    sequence_column: str = "sequence",
+    id_column: str = "id",
+    each_batch: Callable[[int], Any] | None = None,
+) -> int:
+    """Predict for every sequence of a file and write a table; returns how many were answered."""
+    predictor = load(path)
+    columns = Columns(sequence=sequence_column, id=id_column, extra=predictor.extra_columns)
+    records = read_records(data, columns, labelled=False)
+    return write_predictions(predictor, records, out, each_batch)
+
+
+def catalogue() -> dict[str, dict[str, str]]:
+    """What is known by name: one table per kind, name -> what it is."""
+    return {
+        "families": {each.name: each.title for each in FAMILIES.values()},
+        "scratch models (--model scratch:NAME)": {name: FAMILIES[each.family].title for name, each in ARCHITECTURES.items()},
+        "short names (--model NAME)": dict(SHORT_NAMES),
+        "tuning methods (--tune)": {each.name: each.title for each in METHODS.values()},
+        "heads (--head)": {each.name: each.title for each in HEADS.values()},
+        "tasks (--task)": {name: each.title for name, each in TASKS.items()},
+        "metrics": {name: each.meaning for name, each in METRICS.items()},
+    }
+
+
+def embed(name: str, data: str | Path, out: str | Path, *, each_batch: Callable[[int], Any] | None = None) -> int:
+    """Write the mean hidden state over residues of every sequence; returns how many were answered.
+
+    name: a run folder (its tuned backbone) or anything `--model` takes.
+    """
+    predictor = embedder(name)
+    width = len(predictor.labels.columns)
+    answered = 0
+    with TableWriter(out) as write:
+        for chunk in chunks(read_records(data, labelled=False), CHUNK_RESIDUES):
+            outputs = predictor.outputs(predictor.dataset(chunk, labelled=False), each_batch)
+            write(
+                {"id": record.id} | {f"e{at}": float(f"{output[at]:.7g}") for at in range(width)}
+                for record, output in zip(chunk, outputs, strict=True)
+            )
+            answered += len(chunk)
+    return answered
+
+
+def embedder(name: str) -> Predictor:
+    """A predictor whose outputs are the mean hidden states over residues."""
+    if (Path(name) / "run.yaml").exists() or (Path(name) / "plft.json").exists():
+        trained = load(name)
+        if not hasattr(trained.model, "backbone"):
+            raise PlftError(f"{name} has no backbone of ours to embed with.")
+        backbone, tokenizer, limit = trained.model.backbone, trained.tokenizer, trained.max_residues
+    else:
+        checkpoint = resolve(name)
+        tokenizer, limit = checkpoint.residue_tokenizer, longest_input(checkpoint.family)
+        backbone = checkpoint.load_backbone()
+    width = backbone.config.hidden_size
+    columns = tuple(f"e{index}" for index in range(width))
+    labels = LabelSpace(TaskType.SEQ_REGRESSION, columns=columns, mean=(0.0,) * width, scale=(1.0,) * width)
+    model = PLMTaskModel(TaskType.SEQ_REGRESSION, backbone, MeanState())
+    return on_device(Predictor(model.eval(), tokenizer, labels, tokenizer.family, limit))
+
+
+class MeanState(nn.Module):
+    """A head that only pools."""
+
+    def forward(self, hidden_states: Tensor, attention_mask: Tensor) -> Tensor:
+        """(batch, tokens, width) -> (batch, width)"""
+        return mean_over_residues(hidden_states, attention_mask.bool())
+
+
+def finetune(config: RunConfig | Mapping[str, Any] | str | Path, out: str | Path, **options: Any) -> Run:
+    """Train from Python. config: a RunConfig, plain values in its shape, or a YAML file.  options: as for `train`."""
+    if isinstance(config, str | Path):
+        config = load_config(config)
+    return train(config if isinstance(config, RunConfig) else make_config(dict(config)), out, **options)

@@ -1,0 +1,304 @@
+"""Model + sequences -> predictions, streamed: memory does not grow with the input, order is kept, every input answered."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from plft.alphabet import ALPHABETS, clean, tidy
+from plft.dataset import SequenceDataset, build_dataset
+from plft.errors import PlftError, look_up
+from plft.families import Family
+from plft.labels import LabelSpace
+from plft.model import infer
+from plft.records import Record
+from plft.tokens import ResidueTokenizer
+
+CHUNK_RESIDUES = 400_000  # sequences held and sorted by length at a time
+DEFAULT_BUDGET = 16_384  # tokens per batch of inference
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A trained model with all that is needed to answer for a raw sequence.
+
+    model: takes batches of `batching.collate` and returns logits.  max_residues: see `data.max_residues`.
+    unknown_letters: "map" or "error".  budget: tokens per batch, padding included.
+    """
+
+    model: nn.Module
+    tokenizer: ResidueTokenizer
+    labels: LabelSpace
+    family: Family
+    max_residues: int
+    unknown_letters: str = "map"
+    extra_columns: tuple[str, ...] = ()
+    precision: str = "fp32"
+    budget: int = DEFAULT_BUDGET
+
+    @property
+    def is_residue_task(self) -> bool:
+        """Whether there is an output per residue."""
+        return self.labels.task.is_residue
+
+    def tidied(self, record: Record) -> Record:
+        """The record with its letters fit for the family; a letter that is not allowed is a PlftError."""
+        policy = "error" if self.unknown_letters == "error" else "map"  # an input is never dropped without an answer
+        alphabet = ALPHABETS[self.family.alphabet]
+        return replace(record, sequence=clean(tidy(record.sequence), alphabet, policy, record.place).sequence)
+
+    def dataset(self, records: Sequence[Record], *, labelled: bool, unseen: str = "error") -> SequenceDataset:
+        """Tokenise records for this model."""
+        dataset = build_dataset(
+            [self.tidied(each) for each in records],
+            self.tokenizer,
+            self.labels if labelled else None,
+            is_residue_task=self.is_residue_task,
+            max_residues=self.max_residues,
+            unseen=unseen,
+            extra_columns=self.extra_columns,
+        )
+        return dataset
+
+    def outputs(self, dataset: SequenceDataset, each_batch: Callable[[int], Any] | None = None) -> list[np.ndarray]:
+        """Outputs per record: probabilities (classes,), values (columns,), with residues as first axis in residue tasks."""
+        return infer(
+            self.model, dataset, self.labels, budget=self.budget, precision=self.precision, each_batch=each_batch
+        )
+
+    def stream(
+        self, records: Iterable[Record], each_batch: Callable[[int], Any] | None = None
+    ) -> Iterator[tuple[Record, np.ndarray]]:
+        """Answer for each record in order, holding only a chunk of them at a time."""
+        for chunk in chunks(records, CHUNK_RESIDUES):
+            yield from zip(chunk, self.outputs(self.dataset(chunk, labelled=False), each_batch), strict=True)
+
+    def predict(self, sequences: str | Iterable[str | Record]) -> list[Any]:
+        """Predictions for sequences given as text or records, in their order.
+
+        One entry per sequence: a class name, a number (a dict of numbers for several columns), a list of class names for
+        multi-label, and for residue tasks a list with one entry per residue.
+        """
+        given = [sequences] if isinstance(sequences, str) else sequences
+        records = (as_record(each, index) for index, each in enumerate(given, start=1))
+        return [self.readable(output) for _, output in self.stream(records)]
+
+    def probabilities(self, sequences: str | Iterable[str | Record]) -> list[np.ndarray]:
+        """Raw outputs for sequences, in their order: see `outputs`."""
+        given = [sequences] if isinstance(sequences, str) else sequences
+        records = (as_record(each, index) for index, each in enumerate(given, start=1))
+        return [output for _, output in self.stream(records)]
+
+    def readable(self, output: np.ndarray) -> Any:
+        """One output as class names or numbers."""
+        labels = self.labels
+        if labels.task.is_multilabel:
+            return [name for name, p in zip(labels.classes, output, strict=True) if p >= 0.5]
+        if labels.task.is_classification:
+            best = output.argmax(-1)
+            return [labels.classes[index] for index in best] if self.is_residue_task else labels.classes[int(best)]
+        if self.is_residue_task:
+            return [float(value) for value in output]
+        values = dict(zip(labels.columns, (float(value) for value in output), strict=True))
+        return values if len(values) > 1 else next(iter(values.values()))
+
+    def rows(self, record: Record, output: np.ndarray, target: np.ndarray | None = None) -> Iterator[Row]:
+        """The rows of the prediction table for one record: one, or one per residue."""
+        if not self.is_residue_task:
+            yield {"id": record.id, **self.cells(output, target)}
+            return
+        for position, letter in enumerate(record.sequence):
+            at = None if target is None else target[position]
+            yield {"id": record.id, "position": position + 1, "residue": letter, **self.cells(output[position], at)}
+
+    def cells(self, output: Any, target: Any) -> Row:
+        """Label (where known), prediction and probabilities of one output."""
+        labels = self.labels
+        if labels.task.is_regression:
+            return number_cells(labels.columns, np.atleast_1d(output), target)
+        if labels.task.is_multilabel:
+            chosen = "|".join(name for name, p in zip(labels.classes, output, strict=True) if p >= 0.5)
+            true = None if target is None else joined_classes(labels.classes, target)
+        else:
+            chosen = labels.classes[int(np.argmax(output))]
+            true = None if target is None else labels.classes[int(target)] if target >= 0 else ""
+        row = {} if target is None else {"label": true}
+        row["prediction"] = chosen
+        return row | {f"probability_{name}": round(float(p), 6) for name, p in zip(labels.classes, output, strict=True)}
+
+
+def joined_classes(classes: Sequence[str], target: np.ndarray) -> str:
+    """The classes of a multi-label target joined by ``|``; empty when the label is missing."""
+    return "|".join(name for name, present in zip(classes, target, strict=True) if present == 1)
+
+
+def number_cells(columns: Sequence[str], values: np.ndarray, target: np.ndarray | None) -> Row:
+    """label and prediction of a regression; with several columns label_<column> and prediction_<column>."""
+    row: Row = {}
+    targets = None if target is None else np.atleast_1d(target)
+    for index, column in enumerate(columns):
+        suffix = f"_{column}" if len(columns) > 1 else ""
+        if targets is not None:
+            row[f"label{suffix}"] = "" if np.isnan(targets[index]) else float(f"{targets[index]:.7g}")
+        row[f"prediction{suffix}"] = float(f"{values[index]:.7g}")
+    return row
+
+
+def as_record(given: str | Record, number: int) -> Record:
+    """Wrap a plain sequence in a record whose id is its number; an empty sequence is a PlftError."""
+    if isinstance(given, Record):
+        return given
+    sequence = tidy(given)
+    if not sequence:
+        raise PlftError(f"Sequence {number} is empty. Every input needs at least one residue.")
+    return Record(str(number), sequence, None, None, None, None, {}, "sequences", number)
+
+
+def chunks(records: Iterable[Record], residues: int) -> Iterator[list[Record]]:
+    """Cut a stream of records into lists of about that many residues."""
+    chunk: list[Record] = []
+    size = 0
+    for record in records:
+        chunk.append(record)
+        size += len(record.sequence)
+        if size >= residues:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
+
+
+class TableWriter:
+    """Writes rows to CSV, TSV, JSON lines or Parquet beside the target and renames them into place at the end.
+
+    Used as a context manager; after an error nothing is left behind and an existing file is untouched.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.open_table = look_up("table format", self.path.suffix.lower(), WRITERS)
+        self.partial = self.path.with_name(f".{self.path.name}.part")
+
+    def __enter__(self) -> Callable[[Iterable[Row]], None]:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.table = self.open_table(self.partial)
+        except OSError as error:
+            raise PlftError(f"{self.path} cannot be written: {error.strerror}.") from None
+        return self.table.write
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.table.close()
+        if kind is None:
+            os.replace(self.partial, self.path)
+        else:
+            self.partial.unlink(missing_ok=True)
+
+
+class DelimitedTable:
+    """Rows as comma- or tab-separated text; the header comes from the first row."""
+
+    def __init__(self, file: Path, delimiter: str = ",") -> None:
+        self.handle: IO[str] = file.open("w", newline="", encoding="utf-8")
+        self.delimiter = delimiter
+        self.writer: Any = None
+
+    def write(self, rows: Iterable[Row]) -> None:
+        """Append rows."""
+        for row in rows:
+            if self.writer is None:
+                self.writer = csv.DictWriter(self.handle, list(row), delimiter=self.delimiter, lineterminator="\n")
+                self.writer.writeheader()
+            self.writer.writerow(row)
+
+    def close(self) -> None:
+        """Finish the file."""
+        self.handle.close()
+
+
+class JsonTable:
+    """Rows as one JSON object a line."""
+
+    def __init__(self, file: Path) -> None:
+        self.handle: IO[str] = file.open("w", encoding="utf-8")
+
+    def write(self, rows: Iterable[Row]) -> None:
+        """Append rows."""
+        for row in rows:
+            self.handle.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+    def close(self) -> None:
+        """Finish the file."""
+        self.handle.close()
+
+
+class ParquetTable:
+    """Rows as Parquet, one row group per write."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.writer: Any = None
+
+    def write(self, rows: Iterable[Row]) -> None:
+        """Append rows."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        batch = list(rows)
+        if not batch:
+            return
+        table = pa.Table.from_pylist(batch, schema=None if self.writer is None else self.writer.schema)
+        if self.writer is None:
+            self.writer = pq.ParquetWriter(self.file, table.schema)
+        self.writer.write_table(table)
+
+    def close(self) -> None:
+        """Finish the file; without rows there is an empty one."""
+        if self.writer is not None:
+            self.writer.close()
+        elif not self.file.exists():
+            self.file.touch()
+
+
+WRITERS: Mapping[str, Callable[[Path], Any]] = {
+    ".csv": DelimitedTable,
+    ".tsv": lambda file: DelimitedTable(file, "\t"),
+    ".jsonl": JsonTable,
+    ".parquet": ParquetTable,
+}
+
+
+def write_predictions(
+    predictor: Predictor, records: Iterable[Record], path: str | Path, each_batch: Callable[[int], Any] | None = None
+) -> int:
+    """Stream records through the model into a table; returns how many sequences were answered."""
+    answered = 0
+    with TableWriter(path) as write:
+        for chunk in chunks(records, CHUNK_RESIDUES):
+            outputs = predictor.outputs(predictor.dataset(chunk, labelled=False), each_batch)
+            pairs = zip(chunk, outputs, strict=True)
+            write(row for record, output in pairs for row in predictor.rows(record, output))
+            answered += len(chunk)
+    return answered
+
+
+def choose_device(model: nn.Module) -> torch.device:
+    """Move the model to the best device there is and return it; 4-bit models stay where they were loaded."""
+    name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if not any(type(each).__name__ == "Linear4bit" for each in model.modules()):
+        model.to(name)
+    return next(model.parameters()).device

@@ -1,0 +1,383 @@
+"""What a run leaves on disk. This module alone knows the names inside a run folder.
+
+A model folder (``RUN/model``, or what `plft export` writes) holds:
+
+    plft.json              task, labels, head, tuning, base model with revision and checksum
+    trained.safetensors    the head and every other weight that training changed
+    adapter/               peft's own files, for LoRA, DoRA, QLoRA and (IA)3
+    backbone/              configuration and tokenizer; weights too where nobody could fetch them again
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
+
+from plft.checkpoints import Checkpoint, resolve
+from plft.config import ModelConfig, RunConfig, TuningConfig, load_config, make_config, to_yaml
+from plft.dataset import longest_input
+from plft.errors import PlftError
+from plft.heads import build_head
+from plft.labels import LabelSpace, TaskType
+from plft.model import PLMTaskModel, ReadyMadeModel, load_trained_state, trained_state
+from plft.prediction import Predictor, Row, TableWriter
+from plft.tuning import apply, find_method, quantization_config
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths inside one run folder."""
+
+    path: Path
+
+    @property
+    def config_file(self) -> Path:
+        """The resolved configuration."""
+        return self.path / "run.yaml"
+
+    @property
+    def metrics_file(self) -> Path:
+        """Metrics with intervals of every evaluated split."""
+        return self.path / "metrics.json"
+
+    @property
+    def history_file(self) -> Path:
+        """One JSON object per logged step or evaluation."""
+        return self.path / "history.jsonl"
+
+    @property
+    def environment_file(self) -> Path:
+        """Versions, device, data checksums, counts."""
+        return self.path / "environment.json"
+
+    @property
+    def model(self) -> Path:
+        """The trained model."""
+        return self.path / "model"
+
+    @property
+    def checkpoints(self) -> Path:
+        """What resuming needs."""
+        return self.path / "checkpoints"
+
+    @property
+    def data_file(self) -> Path:
+        """Which record went into which split: id, row and split."""
+        return self.path / "splits.csv"
+
+    def predictions_file(self, split: str) -> Path:
+        """Predictions of one split."""
+        return self.path / "predictions" / f"{split}.csv"
+
+    def read_config(self) -> RunConfig:
+        """The run's configuration; a PlftError where the folder is not a run."""
+        if not self.config_file.exists():
+            raise PlftError(f"{self.path} is not a run folder: it has no run.yaml. Give a folder that plft train made.")
+        return make_config(load_config(self.config_file))
+
+    def write_config(self, config: RunConfig) -> None:
+        """Write run.yaml."""
+        write_text(self.config_file, to_yaml(config))
+
+    def read_json(self, file: Path) -> dict[str, Any]:
+        """Read one of the JSON files; a missing or damaged one is a PlftError."""
+        return read_json(file)
+
+
+def write_text(file: Path, text: str) -> None:
+    """Write beside the target and rename into place, so that a crash leaves the old file or the new one."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(f".{file.name}.part")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, file)
+
+
+def write_json(file: Path, content: Any) -> None:
+    """Write JSON, indented, atomically."""
+    write_text(file, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Read a JSON object; a missing or damaged file is a PlftError."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise PlftError(f"{file} is missing: the folder is incomplete, or training has not finished.") from None
+    except (OSError, ValueError) as error:
+        raise PlftError(f"{file} is damaged and cannot be read ({error}).") from None
+    if not isinstance(content, dict):
+        raise PlftError(f"{file} is damaged: it should hold a JSON object.")
+    return content
+
+
+@contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """A temporary folder beside the target that replaces it at the end, or vanishes after an error."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        yield partial
+        if target.exists():
+            shutil.rmtree(target)
+        os.chmod(partial, 0o755)
+        os.replace(partial, target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """The content of plft.json: all that is needed to build the model again around its weights.
+
+    base: name, revision and sha256 of the checkpoint that training started from.  backbone: folder with the backbone's
+    weights, relative to the model folder, or None when they are fetched from `base` again.  custom_head: class name of a
+    head that came from Python.
+    """
+
+    labels: dict[str, Any]
+    family: str
+    model: dict[str, Any]
+    tuning: dict[str, Any]
+    base: dict[str, Any]
+    max_residues: int
+    unknown_letters: str = "map"
+    extra_columns: list[str] = field(default_factory=list)
+    backbone: str | None = None
+    custom_head: str | None = None
+    precision: str = "fp32"
+    seed: int = 0
+    format: int = FORMAT
+
+
+def build_model(
+    checkpoint: Checkpoint,
+    labels: LabelSpace,
+    model: ModelConfig,
+    tuning: TuningConfig,
+    *,
+    head: nn.Module | None = None,
+    class_weights: list[float] | None = None,
+    seed: int = 0,
+) -> PLMTaskModel:
+    """Backbone with its tuning method applied, and the head: one model, ready to train or to be filled with weights."""
+    method = find_method(tuning.method)
+    quantization = quantization_config() if method.quantizes else None
+    backbone = checkpoint.load_backbone(quantization_config=quantization, seed=seed)
+    tuned = apply(backbone, checkpoint.family, tuning)
+    if head is None:
+        head = build_head(
+            model.head,
+            checkpoint.width,
+            labels.n_outputs,
+            residues=labels.task.is_residue,
+            num_hidden_layers=model.head_layers,
+            hidden_dim=model.head_width,
+            dropout_rate=model.head_dropout,
+            pooling_strategy=model.pooling,
+            kernel_size=model.head_kernel,
+        )
+    return PLMTaskModel(labels.task, tuned, head, class_weights=class_weights)
+
+
+def save_model(folder: Path, model: PLMTaskModel, card: ModelCard, checkpoint: Checkpoint) -> None:
+    """Write a model folder in one go: beside the target first, then renamed into place."""
+    method = find_method(card.tuning["method"])
+    keeps_weights = method.name == "full" or checkpoint.is_scratch
+    state = trained_state(model)
+    with new_folder(folder) as partial:
+        backbone_folder = partial / "backbone"
+        if method.name == "full":
+            model.backbone.save_pretrained(backbone_folder)
+            state = {name: each for name, each in state.items() if not name.startswith("backbone.")}
+        elif checkpoint.is_scratch:
+            checkpoint.load_backbone(seed=card.seed).save_pretrained(backbone_folder)
+        else:
+            checkpoint.config.save_pretrained(backbone_folder)
+        checkpoint.tokenizer.save_pretrained(backbone_folder)
+        if method.is_peft:
+            model.backbone.save_pretrained(partial / "adapter")
+            adapter = {name for name in state if ".lora_" in name or ".ia3_" in name}
+            state = {name: each for name, each in state.items() if name not in adapter}
+        save_file(state, partial / "trained.safetensors")
+        content = asdict(card) | {"backbone": "backbone" if keeps_weights else None}
+        write_json(partial / "plft.json", content)
+
+
+def load_predictor(folder: Path, head: nn.Module | None = None) -> Predictor:
+    """Build the model of a model folder again, with exactly the weights it was saved with.
+
+    head: needed when the run used a head of your own.  A missing, damaged or foreign file is a PlftError.
+    """
+    card = read_card(folder)
+    if card.custom_head and head is None:
+        raise PlftError(f"{folder}: made with a head of your own ({card.custom_head}). Pass it: plft.load(..., head=...).")
+    labels = LabelSpace.from_json(card.labels)
+    checkpoint = base_checkpoint(folder, card)
+    tuning = TuningConfig(**card.tuning)
+    model = build_model(checkpoint, labels, ModelConfig(**card.model), tuning, head=head, seed=card.seed)
+    if find_method(tuning.method).is_peft:
+        load_adapter(model.backbone, folder / "adapter")
+    state = read_weights(folder / "trained.safetensors")
+    expected = {name for name in trained_state(model) if not skipped_on_load(name, tuning)}
+    missing = sorted(expected - set(state))
+    if missing:
+        raise PlftError(f"{folder}: trained.safetensors lacks '{missing[0]}'. The folder is incomplete.")
+    load_trained_state(model, state, f"{folder / 'trained.safetensors'}", partial=True)
+    return Predictor(
+        model=model.eval(),
+        tokenizer=checkpoint.residue_tokenizer,
+        labels=labels,
+        family=checkpoint.family,
+        max_residues=card.max_residues,
+        unknown_letters=card.unknown_letters,
+        extra_columns=tuple(card.extra_columns),
+    )
+
+
+def load_anything(path: str | Path, head: nn.Module | None = None) -> Predictor:
+    """Load a run folder, a model folder, an exported folder, or a checkpoint with a classification head of its own."""
+    folder = Path(path)
+    for candidate in (folder, folder / "model"):
+        if (candidate / "plft.json").exists():
+            return load_predictor(candidate, head)
+    if (folder / "run.yaml").exists():
+        raise PlftError(f"{folder} is a run without a trained model. Finish it with plft train --resume.")
+    return ready_made(str(path))
+
+
+def ready_made(name: str) -> Predictor:
+    """A predictor from a transformers checkpoint that is a sequence or token classifier already."""
+    checkpoint = resolve(name)
+    kind = next(iter(checkpoint.config.architectures or [""]))
+    loaders = {
+        "ForSequenceClassification": AutoModelForSequenceClassification,
+        "ForTokenClassification": AutoModelForTokenClassification,
+    }
+    loader = next((each for ending, each in loaders.items() if kind.endswith(ending)), None)
+    if loader is None:
+        raise PlftError(f"{name} has no trained head ({kind or 'unknown kind'}): give a run folder, or train one with plft train.")
+    source = str(checkpoint.folder or checkpoint.name)
+    model = loader.from_pretrained(source, revision=checkpoint.revision, use_safetensors=True)
+    tokenizer = checkpoint.residue_tokenizer
+    return Predictor(
+        model=ReadyMadeModel(model).eval(),
+        tokenizer=tokenizer,
+        labels=labels_of_config(checkpoint.config, residues=kind.endswith("ForTokenClassification")),
+        family=checkpoint.family,
+        max_residues=longest_input(checkpoint.family),
+    )
+
+
+def labels_of_config(config: Any, residues: bool) -> LabelSpace:
+    """Task, class names or columns as a transformers configuration states them."""
+    problem = getattr(config, "problem_type", None)
+    names = tuple(name for _, name in sorted(config.id2label.items(), key=lambda pair: int(pair[0])))
+    if problem == "regression" or (problem is None and len(names) == 1):
+        columns = names if len(names) > 1 else ("label",)
+        task = TaskType.TOKEN_REGRESSION if residues else TaskType.SEQ_REGRESSION
+        return LabelSpace(task, columns=columns, mean=(0.0,) * len(columns), scale=(1.0,) * len(columns))
+    if problem == "multi_label_classification":
+        return LabelSpace(TaskType.SEQ_MULTILABEL, names)
+    return LabelSpace(TaskType.TOKEN_CLASSIFICATION if residues else TaskType.SEQ_CLASSIFICATION, names)
+
+
+def skipped_on_load(name: str, tuning: TuningConfig) -> bool:
+    """Weights that have a file of their own: the adapter, or a fully tuned backbone."""
+    if tuning.method == "full":
+        return name.startswith("backbone.")
+    return ".lora_" in name or ".ia3_" in name
+
+
+def read_card(folder: Path) -> ModelCard:
+    """Read plft.json."""
+    content = read_json(folder / "plft.json")
+    if content.get("format") != FORMAT:
+        raise PlftError(f"{folder}: written by another version of plft (format {content.get('format')}, this one reads {FORMAT}).")
+    try:
+        return ModelCard(**content)
+    except TypeError as error:
+        raise PlftError(f"{folder / 'plft.json'} is damaged ({error}).") from None
+
+
+def base_checkpoint(folder: Path, card: ModelCard) -> Checkpoint:
+    """The backbone to build on: the folder's own, or the base model, which must still be the same."""
+    if card.backbone is not None:
+        return resolve(str((folder / card.backbone).resolve()))
+    base = card.base
+    checkpoint = resolve(base["name"], revision=base["revision"], trust_remote_code=base.get("trust_remote_code", False))
+    if base["sha256"] and checkpoint.sha256 != base["sha256"]:
+        raise PlftError(
+            f"The base model {base['name']} is not the one this run was trained on (its weights have another sha256). "
+            "Restore it, or use a folder made with plft export."
+        )
+    return checkpoint
+
+
+def load_adapter(backbone: Any, folder: Path) -> None:
+    """Load peft's weights into an already wrapped backbone."""
+    from peft import set_peft_model_state_dict
+
+    state = read_weights(folder / "adapter_model.safetensors")
+    result = set_peft_model_state_dict(backbone, state)
+    if result.unexpected_keys:
+        raise PlftError(f"{folder}: weight '{result.unexpected_keys[0]}' does not fit this model.")
+
+
+def read_weights(file: Path) -> dict[str, Any]:
+    """Read a safetensors file; a missing or damaged one is a PlftError."""
+    if not file.exists():
+        raise PlftError(f"{file} is missing: the model folder is incomplete.")
+    try:
+        return load_file(file)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise PlftError(f"{file} is damaged and cannot be read ({error}).") from None
+
+
+def export_model(folder: Path, target: Path) -> None:
+    """Write a stand-alone transformers folder: adapters merged into the weights, tokenizer, head and labels beside them.
+
+    `AutoModel.from_pretrained(target)` loads the backbone, and `plft predict target ...` the whole model.
+    """
+    card = read_card(folder)
+    method = find_method(card.tuning["method"])
+    if method.name == "adapter":
+        raise PlftError("Bottleneck adapters cannot be merged into the backbone's weights. Share the run's model folder instead.")
+    tuning = dict(card.tuning) | ({"method": "lora"} if method.quantizes else {})  # merged in full precision, not in 4 bits
+    checkpoint = base_checkpoint(folder, card)
+    labels = LabelSpace.from_json(card.labels)
+    head = None if card.custom_head is None else nn.Identity()
+    model = build_model(checkpoint, labels, ModelConfig(**card.model), TuningConfig(**tuning), head=head, seed=card.seed)
+    if method.is_peft:
+        load_adapter(model.backbone, folder / "adapter")
+    state = read_weights(folder / "trained.safetensors")
+    is_head = {name: name.startswith("head.") for name in state}
+    load_trained_state(model, {k: v for k, v in state.items() if not is_head[k]}, str(folder), partial=True)
+    merged = model.backbone.merge_and_unload() if method.is_peft else model.backbone
+    with new_folder(target) as partial:
+        merged.save_pretrained(partial)
+        checkpoint.tokenizer.save_pretrained(partial)
+        save_file({k: v for k, v in state.items() if is_head[k]}, partial / "trained.safetensors")
+        exported = asdict(card) | {"backbone": ".", "tuning": TuningConfig(method="head").model_dump()}
+        write_json(partial / "plft.json", exported)
+
+
+def write_rows(file: Path, rows: Iterable[Row]) -> None:
+    """Write a small table atomically."""
+    with TableWriter(file) as write:
+        write(rows)
+
+

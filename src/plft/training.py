@@ -1,0 +1,381 @@
+"""The transformers Trainer, set up for packed budgets, exact accumulation and resumable runs."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from transformers import (
+    EarlyStoppingCallback,
+    PrinterCallback,
+    ProgressCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
+from transformers.trainer_utils import EvalLoopOutput
+from transformers.trainer_utils import unwrap_peft_model
+from transformers.utils import SAFE_WEIGHTS_NAME
+
+from plft.batching import Collator, TrainingBatches, default_budget, sorted_batches
+from plft.config import TrainingConfig
+from plft.dataset import SequenceDataset
+from plft.errors import PlftError, look_up
+from plft.families import Family
+from plft.labels import LabelSpace, TaskType
+from plft.metrics import METRICS, point
+from plft.model import keep_outputs, load_trained_state, run_batches, trained_state
+from plft.tasks import TASKS, target_weights
+
+EVALUATION_SHARE = 4  # evaluation keeps no activations: its batches hold this many times the training budget
+
+
+class EpochLoader(DataLoader):
+    """A DataLoader that passes `set_epoch` on to its batch sampler, which the Trainer calls before each epoch."""
+
+    def set_epoch(self, epoch: int) -> None:
+        """Tell the batch sampler which epoch's mixture to draw."""
+        self.batch_sampler.set_epoch(epoch)  # type: ignore[union-attr]
+
+
+class SequenceTaskTrainer(Trainer):
+    """The transformers Trainer for sequence and residue tasks.
+
+    model: a `PLMTaskModel`, or what `peft.get_peft_model` made of one (its head trains also then).  train_dataset,
+    eval_dataset, test_dataset: `SequenceDataset`s.  args: TrainingArguments; without them they are made from output_dir,
+    num_train_epochs, per_device_train_batch_size (sequences of average length), learning_rate, eval_strategy,
+    save_strategy and any other TrainingArguments field in `more`.  token_budget: tokens per batch instead of sequences.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        args: TrainingArguments | None = None,
+        *,
+        train_dataset: SequenceDataset,
+        eval_dataset: SequenceDataset | None = None,
+        test_dataset: SequenceDataset | None = None,
+        tokenizer: Any = None,
+        output_dir: str | Path = "trainer",
+        num_train_epochs: float = 10,
+        per_device_train_batch_size: int = 8,
+        learning_rate: float = 1e-4,
+        eval_strategy: str = "epoch",
+        save_strategy: str = "epoch",
+        token_budget: int | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        **more: Any,
+    ) -> None:
+        if args is None:
+            args = TrainingArguments(
+                output_dir=str(output_dir),
+                num_train_epochs=num_train_epochs,
+                learning_rate=learning_rate,
+                eval_strategy="no" if eval_dataset is None else eval_strategy,
+                save_strategy=save_strategy,
+                **{"report_to": "none", "disable_tqdm": True, **more},
+            )
+        train_the_head(model)
+        mean = float(train_dataset.lengths.mean())
+        self.token_budget = token_budget or max(int(per_device_train_batch_size * mean), int(mean))
+        self.test_dataset = test_dataset
+        self.labels = train_dataset.labels
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            data_collator=Collator(train_dataset),
+            processing_class=tokenizer,
+            callbacks=callbacks,
+        )
+        self.remove_callback(PrinterCallback)
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Batches of similar length within the token budget, a new mixture every epoch, every sequence once."""
+        world = self.args.world_size
+        sampler = TrainingBatches(
+            self.train_dataset.lengths,
+            self.token_budget,
+            self.args.data_seed if self.args.data_seed is not None else self.args.seed,
+            multiple_of=world * self.args.gradient_accumulation_steps,
+            rank=self.args.process_index,
+            world=world,
+        )
+        if sampler.count < world:
+            raise PlftError(f"{world} processes but only {sampler.count} training sequences: start fewer processes.")
+        return EpochLoader(self.train_dataset, batch_sampler=sampler, collate_fn=self.data_collator)
+
+    def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> Tensor | None:
+        """The weight of all known targets of one optimiser step, over accumulation and processes."""
+        total = sum(self.weight_of(batch) for batch in batch_samples)
+        return self.accelerator.reduce(torch.tensor(total, device=device), reduction="sum")
+
+    def weight_of(self, batch: dict[str, Any]) -> float:
+        """Sum of the weights of a batch's known targets, class weights included."""
+        model = unwrap_peft_model(self.accelerator.unwrap_model(self.model))
+        weights = None if model.class_weights is None else model.class_weights.to(batch["labels"].device)
+        return float(target_weights(batch["labels"], batch["sequence_weights"], weights).sum())
+
+    def evaluate(
+        self,
+        eval_dataset: SequenceDataset | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+        split: str | None = None,
+    ) -> dict[str, float]:
+        """Loss and metrics of a dataset. split: "train", "validation" or "test" instead of a dataset."""
+        if split is not None:
+            sets = {"train": self.train_dataset, "validation": self.eval_dataset, "test": self.test_dataset}
+            eval_dataset = look_up("split", split, {name: each for name, each in sets.items() if each is not None})
+        return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
+        """A loader that only carries its dataset: `evaluation_loop` makes the batches."""
+        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        return DataLoader(dataset, batch_size=1, collate_fn=Collator(dataset))
+
+    get_test_dataloader = get_eval_dataloader
+
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """Run over all batches (shared out between processes) and score per record, windows stitched."""
+        dataset: SequenceDataset = dataloader.dataset  # type: ignore[assignment]
+        labels = dataset.labels
+        batches = sorted_batches(dataset.lengths, self.token_budget * EVALUATION_SHARE)
+        mine = batches[self.args.process_index :: self.args.world_size]
+        outputs: list[Any] = [None] * len(dataset)
+        loss = weight = 0.0
+        for indices, inputs, result in run_batches(self.evaluation_model(), dataset, mine, self.precision):
+            keep_outputs(outputs, indices, result.logits, dataset, labels)
+            if "labels" in inputs:
+                batch_weight = self.weight_of(inputs)
+                loss += float(result.loss) * batch_weight
+                weight += batch_weight
+            self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
+        outputs, loss, weight = self.from_all_processes(outputs, loss, weight)
+        per_record = dataset.per_record(outputs)
+        targets = dataset.targets() if weight else None
+        metrics = point(labels.task, per_record, targets, labels.classes) if targets is not None else {}
+        metrics["loss"] = loss / weight if weight else math.nan
+        metrics = {f"{metric_key_prefix}_{name}": float(value) for name, value in metrics.items()}
+        return EvalLoopOutput(predictions=per_record, label_ids=targets, metrics=metrics, num_samples=len(per_record))
+
+    def evaluation_model(self) -> nn.Module:
+        """The model to evaluate with: sharded models must be called through their wrapper, others need none."""
+        return self.model_wrapped if self.is_fsdp_enabled else self.model
+
+    @property
+    def precision(self) -> str:
+        """The name of the mixed precision that the arguments ask for."""
+        return "bf16" if self.args.bf16 else "fp16" if self.args.fp16 else "fp32"
+
+    def from_all_processes(self, outputs: list[Any], loss: float, weight: float) -> tuple[list[Any], float, float]:
+        """Join what each process computed; a single process gets its own back."""
+        if self.args.world_size == 1:
+            return outputs, loss, weight
+        shares: list[Any] = [None] * self.args.world_size
+        dist.all_gather_object(shares, (outputs, loss, weight))
+        joined = [next(each for each in candidates if each is not None) for candidates in zip(*(s[0] for s in shares), strict=True)]
+        return joined, sum(share[1] for share in shares), sum(share[2] for share in shares)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        """Write what training changed, as safetensors; the frozen rest is where it came from."""
+        if not self.args.should_save:
+            return
+        folder = Path(output_dir or self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(trained_state(self.model) if state_dict is None else state_dict, folder / SAFE_WEIGHTS_NAME)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if self.is_fsdp_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        else:
+            self.put_back(resume_from_checkpoint)
+
+    def _load_best_model(self) -> None:
+        if self.is_fsdp_enabled:
+            super()._load_best_model()
+        else:
+            self.put_back(self.state.best_model_checkpoint)
+
+    def put_back(self, folder: str | None) -> None:
+        """Load the weights of a checkpoint folder."""
+        file = Path(folder or "") / SAFE_WEIGHTS_NAME
+        load_trained_state(self.model, load_file(file), f"checkpoint {file.parent.name}")
+
+
+ProteinTaskTrainer = SequenceTaskTrainer
+
+
+def train_the_head(model: nn.Module) -> None:
+    """Switch the head's gradients on: peft freezes whatever it was not told about, a fresh head included."""
+    for name, parameter in model.named_parameters():
+        if ".head." in f".{name}":
+            parameter.requires_grad_(True)
+
+
+def get_compute_metrics_fn(task_type: TaskType | str, classes: tuple[str, ...] = ()) -> Callable[[Any], dict[str, float]]:
+    """A `compute_metrics` for a plain transformers Trainer: takes an EvalPrediction with logits and label_ids.
+
+    Labels that are missing (-100, NaN) are not scored. Logits: (n, classes), (n, tokens, classes), or (n[, tokens], 1).
+    """
+    task_type = TaskType(task_type)
+
+    def compute(prediction: Any) -> dict[str, float]:
+        logits = torch.as_tensor(np.asarray(prediction.predictions))
+        values = TASKS[task_type.value].activate(logits).numpy()
+        targets = np.asarray(prediction.label_ids)
+        if task_type.is_regression:
+            values = values.reshape(targets.shape)
+            if targets.ndim == 1:
+                values, targets = values[:, None], targets[:, None]
+        return point(task_type, list(values), list(targets), classes)
+
+    return compute
+
+
+def choose_precision(wanted: str, family: Family) -> tuple[str, str]:
+    """(precision, reason): "fp32", "bf16" or "fp16" for this device and family.
+
+    bf16 where the hardware computes in it; T5 overflows in fp16, so fp16 is refused for it.
+    """
+    if wanted == "fp16" and not family.fp16:
+        raise PlftError(f"training.precision fp16: {family.title} overflows to NaN in fp16. Use bf16 or fp32.")
+    if wanted == "fp16" and not torch.cuda.is_available():
+        raise PlftError("training.precision fp16 needs a CUDA device. Use auto, fp32 or bf16.")
+    if wanted != "auto":
+        return wanted, "as asked"
+    if torch.cuda.is_available():
+        if torch.cuda.is_bf16_supported():
+            return "bf16", "the GPU computes in bf16"
+        return ("fp16", "the GPU has no bf16") if family.fp16 else ("fp32", f"no bf16, and {family.title} overflows in fp16")
+    if torch.backends.mps.is_available():
+        return "fp32", "Apple GPU"
+    features = torch.cpu.get_capabilities()
+    if features.get("amx_bf16") or features.get("avx512_bf16"):
+        return "bf16", "the CPU computes in bf16"
+    return "fp32", "the CPU has no fast bf16"
+
+
+def training_arguments(
+    settings: TrainingConfig, folder: Path, *, precision: str, learning_rate: float, metric: str, can_evaluate: bool
+) -> TrainingArguments:
+    """TrainingArguments of a run; `metric` is a key of the metric table, evaluated on the validation part."""
+    by = "steps" if settings.save_steps else "epoch"
+    interval = {"eval_steps": settings.save_steps, "save_steps": settings.save_steps} if settings.save_steps else {}
+    return TrainingArguments(
+        output_dir=str(folder),
+        num_train_epochs=settings.epochs,
+        max_steps=settings.max_steps or -1,
+        learning_rate=learning_rate,
+        weight_decay=settings.weight_decay,
+        warmup_steps=settings.warmup_share,  # below 1 it is read as a share of all steps
+        lr_scheduler_type={"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}[settings.schedule],
+        max_grad_norm=settings.max_grad_norm,
+        gradient_accumulation_steps=settings.accumulation,
+        gradient_checkpointing=settings.gradient_checkpointing,
+        bf16=precision == "bf16",
+        fp16=precision == "fp16",
+        seed=settings.seed,
+        data_seed=settings.seed,
+        eval_strategy=by if can_evaluate else "no",
+        save_strategy=by,
+        save_total_limit=2,
+        load_best_model_at_end=can_evaluate,
+        metric_for_best_model=f"eval_{metric}" if can_evaluate else None,
+        greater_is_better=METRICS[metric].higher_is_better if can_evaluate else None,
+        logging_strategy="steps",
+        logging_steps=20,
+        logging_first_step=True,
+        restore_callback_states_from_checkpoint=True,
+        report_to=settings.report_to or "none",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        **interval,
+    )
+
+
+class History(TrainerCallback):
+    """Writes history.jsonl: one JSON object per logged step or evaluation, rewritten on resume so that nothing doubles."""
+
+    def __init__(self, file: Path, residues_per_epoch: int) -> None:
+        self.file = file
+        self.residues_per_epoch = residues_per_epoch
+        self.last = (time.monotonic(), 0.0)
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Start the file with what earlier, interrupted sessions logged."""
+        self.last = (time.monotonic(), state.epoch or 0.0)
+        if state.is_world_process_zero:
+            self.file.write_text("".join(json.dumps(self.row(each)) + "\n" for each in state.log_history))
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        """Append the newest entry, with the speed since the last one."""
+        if not state.is_world_process_zero or not state.log_history:
+            return
+        row = state.log_history[-1]
+        if "loss" in row:
+            now, epoch = time.monotonic(), row.get("epoch", 0.0)
+            row["residues_per_second"] = round((epoch - self.last[1]) * self.residues_per_epoch / (now - self.last[0]), 1)
+            self.last = (now, epoch)
+        with self.file.open("a") as handle:
+            handle.write(json.dumps(self.row(row)) + "\n")
+
+    @staticmethod
+    def row(entry: dict[str, Any]) -> dict[str, Any]:
+        """Rename the Trainer's keys to ours: step and epoch first, eval_ becomes valid_, NaN becomes null."""
+        first = {"step": entry.get("step"), "epoch": entry.get("epoch")}
+        rest = {key.replace("eval_", "valid_", 1): value for key, value in entry.items() if key not in first}
+        return {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in (first | rest).items()}
+
+
+def stopping(settings: TrainingConfig, can_evaluate: bool) -> list[TrainerCallback]:
+    """The early-stopping callback, where it is wanted and there is a validation part to judge by."""
+    if settings.early_stopping is None or not can_evaluate:
+        return []
+    return [EarlyStoppingCallback(early_stopping_patience=settings.early_stopping)]
+
+
+def leave_process_group() -> None:
+    """Close the process group: a distributed CPU run that leaves it open aborts at interpreter exit."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def token_budget(settings: TrainingConfig, dataset: SequenceDataset) -> int:
+    """Tokens per batch: the user's `batch_residues`, or a default that depends on lengths and size."""
+    return settings.batch_residues or default_budget(dataset)
+
+
+def class_counts(dataset: SequenceDataset, labels: LabelSpace) -> list[int]:
+    """Training targets per class, in the order of `labels.classes`."""
+    values = np.concatenate([np.atleast_1d(each) for each in dataset.targets()])
+    if labels.task.is_multilabel:
+        return [int(count) for count in np.nansum(np.stack(dataset.targets()), axis=0)]
+    return [int((values == index).sum()) for index in range(len(labels.classes))]
+
+
+def best_checkpoint(folder: Path) -> Path | None:
+    """The newest complete checkpoint in a folder, for resuming."""
+    found = [each for each in folder.glob("checkpoint-*") if (each / "trainer_state.json").exists()]
+    return max(found, key=lambda each: int(each.name.rpartition("-")[2]), default=None)
+
+
+__all__ = ["ProgressCallback", "ProteinTaskTrainer", "SequenceTaskTrainer", "get_compute_metrics_fn"]
