@@ -50,10 +50,10 @@ class _Handler(BaseHTTPRequestHandler):
     root: Path
     served: list[str]
 
-    def do_HEAD(self) -> None:  # noqa: N802, the name http.server asks for
+    def do_HEAD(self) -> None:
         self._answer(with_body=False)
 
-    def do_GET(self) -> None:  # noqa: N802, the name http.server asks for
+    def do_GET(self) -> None:
         self._answer(with_body=True)
 
     def log_message(self, *_: object) -> None:
@@ -100,7 +100,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.served.append("/".join([*name, file_name]))
         body = file.read_bytes()
         etag = hashlib.sha1(body).hexdigest()
-        self._send(200, body if with_body else b"", {"ETag": f'"{etag}"', "X-Repo-Commit": commit_of(folder)}, len(body))
+        self._send(
+            200, body if with_body else b"", {"ETag": f'"{etag}"', "X-Repo-Commit": commit_of(folder)}, len(body)
+        )
 
     def _refuse(self, status: int, code: str) -> None:
         self._send(status, b"", {"X-Error-Code": code}, 0)
@@ -118,4 +120,9 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _tree_entry(file: Path) -> dict[str, object]:
-    return {"type": "file", "path": file.name, "size": file.stat().st_size, "oid": hashlib.sha1(file.read_bytes()).hexdigest()}
+    return {
+        "type": "file",
+        "path": file.name,
+        "size": file.stat().st_size,
+        "oid": hashlib.sha1(file.read_bytes()).hexdigest(),
+    }

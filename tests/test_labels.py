@@ -276,6 +276,11 @@ def test_labels_that_cannot_be_learned_are_one_clear_line(task, records, message
     assert "\n" not in str(caught.value)
 
 
+def test_a_residue_task_has_one_label_column():
+    with pytest.raises(PlftError, match="has one label column, not 2"):
+        LabelSpace.fit(TaskType.TOKEN_REGRESSION, labelled(("MK", "1 2")), columns=("a", "b"))
+
+
 def test_an_unknown_task_is_answered_with_a_suggestion():
     with pytest.raises(PlftError, match="Did you mean 'seq_regression'"):
         TaskType.named("seq_regresion")

@@ -295,6 +295,7 @@ BROKEN = {
     "dict.jsonl": (b'{"sequence":"MKT","label":{"a":1}}', "the label is neither text"),
     "nokey.jsonl": (b'{"sequence":"MKT"}\n{"seq":"MKT"}', r"no column 'sequence'\. Columns: seq"),
     "masknan.jsonl": (b'{"sequence":"MKT","mask":[1,NaN,0]}', "the mask '1\\?0'"),
+    "splits.csv": (b"sequence,split\n" + b"".join(b"MKT,%d\n" % n for n in range(21)), "21 different splits"),
     "cut.csv.gz": (gzip.compress(CSV.encode() * 50)[:-20], "is damaged or cut short"),
     "cut.fasta.xz": (lzma.compress(FASTA.encode() * 50)[:-20], "is damaged or cut short"),
     "cut.fasta.bz2": (bz2.compress(FASTA.encode() * 50)[:-20], "is damaged or cut short"),

@@ -19,8 +19,8 @@ POOL = 64  # batches' worth of sequences are sorted by length together: similar 
 def pack_by_length(order: np.ndarray, lengths: np.ndarray, budget: int) -> list[list[int]]:
     """Cut an order of examples into consecutive batches whose padded size stays within the budget.
 
-    lengths: tokens per example.  budget: tokens per batch, padding included; an example longer than the budget is a batch
-    of its own.
+    lengths: tokens per example.  budget: tokens per batch, padding included; a longer example is
+    a batch of its own.
     """
     batches: list[list[int]] = []
     current: list[int] = []
@@ -53,7 +53,7 @@ def sorted_batches(lengths: np.ndarray, budget: int) -> list[list[int]]:
 
 
 class TrainingBatches:
-    """Batch sampler: a new mixture every epoch, the same one for the same (seed, epoch), always the same number of batches.
+    """Batch sampler: a new mixture every epoch, fixed by (seed, epoch), always with the same number of batches.
 
     lengths: tokens per example.  budget: tokens per batch, padding included.
     multiple_of: processes x accumulation; every optimiser step then has the same number of batches on every process.
@@ -151,7 +151,7 @@ def residue_mask(examples: Sequence[Example], tokens: int) -> Tensor:
 
 
 def batch_labels(examples: Sequence[Example], labels: LabelSpace, is_residue_task: bool) -> np.ndarray:
-    """Targets of a batch, padded where residues end, silent outside each window's scored part, standardised if numbers."""
+    """Targets of a batch: padded behind the residues, silent outside a window's scored part, numbers standardised."""
     values = [each.label for each in examples if each.label is not None]
     is_float = labels.task.is_regression or labels.task.is_multilabel
     if is_residue_task:
@@ -175,7 +175,7 @@ def only_scored(values: np.ndarray, scored: tuple[int, int], silent: float) -> n
 
 
 def extra_column(values: list[Any]) -> Any:
-    """Numbers become a float tensor (batch,), number lists (batch, longest) padded with 0, anything else stays a list."""
+    """Numbers become a float tensor (batch,), lists of numbers (batch, longest) padded with 0; others stay a list."""
     try:
         if all(isinstance(value, list | tuple | np.ndarray) for value in values):
             return torch.from_numpy(padded([np.asarray(value, dtype=np.float32) for value in values], 0, np.float32))
@@ -185,7 +185,7 @@ def extra_column(values: list[Any]) -> Any:
 
 
 def default_budget(dataset: SequenceDataset) -> int:
-    """Tokens in a training batch when the user leaves it to us: about 16 sequences, yet 30 steps an epoch on small data."""
+    """Tokens in a training batch by default: about 16 sequences, fewer where that leaves under 30 steps an epoch."""
     mean = float(dataset.lengths.mean())
     total = float(dataset.lengths.sum())
     wanted = min(max(16 * mean, 2048), 16384)

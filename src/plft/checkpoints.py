@@ -33,7 +33,7 @@ from transformers import (
 from transformers import __version__ as transformers_version
 from transformers.utils import logging as transformers_logging
 
-from plft.errors import PlftError, first_three, unknown_name
+from plft.errors import PlftError, did_you_mean, first_three
 from plft.families import AMINO_ACIDS, NUCLEOTIDES, Family, recognise
 from plft.hub import COMMIT, fetch
 from plft.scratch import ARCHITECTURES, architecture
@@ -146,7 +146,7 @@ def resolve(
         return _from_scratch(name, sequences, seed)
     if name.startswith("builtin:"):
         return _from_builtin(name)
-    if Path(name).expanduser().is_dir():
+    if name and Path(name).expanduser().is_dir():
         return _from_folder(name, Path(name).expanduser(), trust_remote_code)
     return _from_hub(name, revision, trust_remote_code)
 
@@ -165,7 +165,7 @@ def _from_builtin(name: str) -> Checkpoint:
 
 def _from_folder(name: str, folder: Path, trust_remote_code: bool) -> Checkpoint:
     settings = _read_settings(name, folder)
-    needs_code = _check_code(name, _code_sources(settings, folder), trust_remote_code, pinned=True)
+    needs_code = _check_code(name, _code_sources(name, settings, folder), trust_remote_code, pinned=True)
     tokenizer, config = _read(name, folder, needs_code)
     _check_weights(name, folder)
     parts = _recognised(name, tokenizer, config)
@@ -177,7 +177,7 @@ def _from_hub(name: str, revision: str | None, trust_remote_code: bool) -> Check
     small = fetch(repository, wanted, weights=False, code=trust_remote_code)
     settings = _read_settings(name, small)
     pinned = wanted is not None and COMMIT.fullmatch(wanted) is not None
-    needs_code = _check_code(name, _code_sources(settings, small), trust_remote_code, pinned, commit=small.name)
+    needs_code = _check_code(name, _code_sources(name, settings, small), trust_remote_code, pinned, commit=small.name)
     tokenizer, config = _read(name, small, needs_code)
     folder = fetch(repository, small.name, weights=True, code=needs_code)
     _check_weights(name, folder)
@@ -197,7 +197,11 @@ def _split_name(name: str, revision: str | None) -> tuple[str, str | None]:
     if name.startswith((".", "/", "~")) or repository.count("/") > 1 or Path(name).is_file():
         raise PlftError(f"'{name}' is not a folder. Give one that holds config.json, a hub id or a known name.")
     if "/" not in repository:
-        raise unknown_name("model", short, [*SHORT_NAMES, *("scratch:" + each for each in ARCHITECTURES)])
+        hint = f" Did you mean 'scratch:{short}'?" if short in ARCHITECTURES else did_you_mean(short, SHORT_NAMES)
+        raise PlftError(
+            f"Unknown model '{short}'. Give a folder, a hub id (owner/name), scratch:NAME, or one of: "
+            f"{', '.join(SHORT_NAMES)}.{hint}"
+        )
     return repository, written or revision
 
 
@@ -214,19 +218,26 @@ def _read_settings(name: str, folder: Path) -> dict[str, Any]:
         raise PlftError(f"{name} holds an adapter, not a model: give the model it was trained on, or the run folder.")
     if not file.is_file():
         raise PlftError(f"{name} has no config.json, so it is not a transformers model. Give the folder that holds it.")
-    try:
-        settings = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise PlftError(f"{name}: config.json cannot be read ({error}). Copy the model again.") from error
-    if not isinstance(settings, dict) or not settings.get("model_type"):
+    settings = _read_json(name, file)
+    if not settings.get("model_type"):
         raise PlftError(f"{name}: config.json does not say its model_type. Save the model with save_pretrained again.")
     return settings
 
 
-def _code_sources(settings: dict[str, Any], folder: Path) -> set[str]:
+def _read_json(name: str, file: Path) -> dict[str, Any]:
+    """Return the object in a JSON file, an empty one where there is no file."""
+    if not file.is_file():
+        return {}
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise PlftError(f"{name}: {file.name} cannot be read ({error}). Copy the model again.") from error
+    return content if isinstance(content, dict) else {}
+
+
+def _code_sources(name: str, settings: dict[str, Any], folder: Path) -> set[str]:
     """Return the Python names that model and tokenizer want to import from their repository."""
-    file = folder / "tokenizer_config.json"
-    for_tokenizer = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    for_tokenizer = _read_json(name, folder / "tokenizer_config.json")
     maps = [settings.get("auto_map") or {}, for_tokenizer.get("auto_map") or {}]
     named = [list(each.values()) if isinstance(each, dict) else each for each in maps]
     # a tokenizer may name two classes, slow and fast, as a list
@@ -308,7 +319,7 @@ def _assemble(checkpoint: Checkpoint) -> Checkpoint:
     if tokenizer.pad_token_id is None:  # GPT-2; padding is masked, so any symbol of the vocabulary serves
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     pad = config.pad_token_id
-    if pad is None or not 0 <= pad < config.vocab_size:  # Mistral-Codon: 69 of 69 symbols
+    if pad is None or not 0 <= pad < config.vocab_size:  # Mistral-Codon says 69, and has the symbols 0 to 68
         config.pad_token_id = tokenizer.pad_token_id
     family = checkpoint.family if checkpoint.family.is_known else _with_parts(checkpoint.family, config)
     checkpoint = replace(checkpoint, config=config, family=family)
@@ -337,7 +348,7 @@ def meta_backbone(name: str) -> nn.Module:
         return _trimmed(_auto_class(config).from_config(_for_backbone(config), **_options(config)))
 
 
-def _fresh(checkpoint: Checkpoint, seed: int) -> nn.Module:
+def _fresh(checkpoint: Checkpoint, seed: int) -> Any:
     config = checkpoint.config
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -358,12 +369,14 @@ def _load(folder: Path, checkpoint: Checkpoint, dtype: torch.dtype, quantization
         raise PlftError(
             f"{checkpoint.name}: its weights cannot be loaded ({_first_line(error)}). Copy the model again."
         ) from error
-    missing = sorted(key for key in info["missing_keys"] if "contact_head" not in key and "pooler" not in key)
+    backbone = _trimmed(backbone)
+    learned = {key for key, _ in backbone.named_parameters()}  # buffers such as rotary frequencies are computed
+    missing = sorted(key for key in info["missing_keys"] if key in learned)
     if missing:
         raise PlftError(
             f"{checkpoint.name} lacks weights, which would stay random: {first_three(missing)}. Copy it again."
         )
-    return _trimmed(backbone)
+    return backbone
 
 
 @contextmanager
@@ -400,7 +413,7 @@ def _options(config: PreTrainedConfig) -> dict[str, Any]:
     return {"add_pooling_layer": False} if "add_pooling_layer" in takes else {}
 
 
-def _trimmed(backbone: nn.Module) -> nn.Module:
+def _trimmed(backbone: Any) -> Any:
     """Drop ESM's contact head: it is not part of the forward pass, and DDP stops at parameters without a gradient."""
     if hasattr(backbone, "contact_head"):
         backbone.contact_head = None

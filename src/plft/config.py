@@ -31,16 +31,25 @@ class DataConfig(Section):
     valid: Name | None = Field(None, description="file with the validation part, when it is a file of its own")
     test: Name | None = Field(None, description="file with the test part, when it is a file of its own")
     sequence_column: Name = Field("sequence", description="column that holds the sequences")
-    label_column: Name | list[Name] = Field("label", description="column of the labels; several numeric columns make one multi-output regression")
+    label_column: Name | list[Name] = Field(
+        "label", description="column of the labels; several numeric columns make one multi-output regression"
+    )
     id_column: Name = Field("id", description="column of the identifiers")
     split_column: Name = Field("split", description="column that says train, valid or test")
     mask_column: Name = Field("mask", description="column of per-residue masks: 0 is neither learned from nor scored")
     weight_column: Name = Field("weight", description="column of sequence weights in the loss")
     extra_columns: list[Name] = Field([], description="columns handed to a head of your own as keyword arguments")
     missing: str | None = Field(None, description="sentinel of a missing label, for example 999")
-    unknown_letters: Literal["map", "error", "drop"] = Field("map", description="letters outside the alphabet: map to X or N, stop, or drop the sequence")
-    unseen_classes: Literal["error", "drop"] = Field("error", description="classes that only valid or test hold: stop, or leave those labels out and say how many")
-    max_residues: Annotated[int, Field(ge=8)] | None = Field(None, description="longest input in residues; longer sequences are truncated (sequence tasks) or cut into overlapping windows (residue tasks)")
+    unknown_letters: Literal["map", "error", "drop"] = Field(
+        "map", description="letters outside the alphabet: map to X or N, stop, or drop the sequence"
+    )
+    unseen_classes: Literal["error", "drop"] = Field(
+        "error", description="classes that only valid or test hold: stop, or leave those labels out and say how many"
+    )
+    max_residues: Annotated[int, Field(ge=8)] | None = Field(
+        None,
+        description="longest input in residues; a longer sequence loses its end, or becomes windows in residue tasks",
+    )
 
     @property
     def columns(self) -> Columns:
@@ -60,15 +69,23 @@ class DataConfig(Section):
 class ModelConfig(Section):
     """The pretrained model and the head on top of it."""
 
-    name: Name = Field("scratch:esm2-1m", description="builtin:protein, a local folder, a hub id, a short name, or scratch:NAME")
+    name: Name = Field(
+        "scratch:esm2-1m", description="builtin:protein, a local folder, a hub id, a short name, or scratch:NAME"
+    )
     revision: str | None = Field(None, description="branch, tag or commit on the hub")
     trust_remote_code: bool = Field(False, description="run code that the model brings along; needs a pinned revision")
-    head: Literal["mlp", "linear", "cnn", "light_attention"] = Field("mlp", description="what turns hidden states into outputs")
-    pooling: Literal["mean", "max", "cls", "attention"] | None = Field(None, description="how residues become one vector; null is the head's own default")
+    head: Literal["mlp", "linear", "cnn", "light_attention"] = Field(
+        "mlp", description="what turns hidden states into outputs"
+    )
+    pooling: Literal["mean", "max", "cls", "attention"] | None = Field(
+        None, description="how residues become one vector; null is the head's own default"
+    )
     head_layers: Annotated[int, Field(ge=0, le=20)] | None = Field(None, description="hidden layers of the head")
     head_width: Annotated[int, Field(ge=1)] | None = Field(None, description="width of the head's hidden layers")
     head_dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.1, description="dropout inside the head")
-    head_kernel: Annotated[int, Field(ge=1)] | None = Field(None, description="kernel size of convolutional heads, in residues")
+    head_kernel: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="kernel size of convolutional heads, in residues"
+    )
 
 
 class TuningConfig(Section):
@@ -78,7 +95,9 @@ class TuningConfig(Section):
     rank: Annotated[int, Field(ge=1)] = Field(8, description="rank of LoRA, DoRA and QLoRA")
     alpha: Annotated[float, Field(gt=0)] = Field(16, description="LoRA scaling: updates are multiplied by alpha / rank")
     dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.05, description="dropout before the low-rank update")
-    targets: list[Name] | None = Field(None, description="names of the linear layers that get an adapter; null is the family's default")
+    targets: list[Name] | None = Field(
+        None, description="names of the linear layers that get an adapter; null is the family's default"
+    )
     blocks: Name | None = Field(None, description="only these blocks: last-N; null is all of them")
     train_layer_norms: bool = Field(False, description="train the layer norms too")
     bottleneck: Annotated[int, Field(ge=1)] = Field(32, description="width of bottleneck adapters")
@@ -96,29 +115,51 @@ class TrainingConfig(Section):
 
     epochs: Annotated[float, Field(gt=0)] = Field(10, description="passes over the training sequences")
     max_steps: Annotated[int, Field(ge=1)] | None = Field(None, description="stop after this many optimiser steps")
-    learning_rate: Annotated[float, Field(gt=0)] | None = Field(None, description="peak learning rate; null is the tuning method's default")
-    batch_residues: Annotated[int, Field(ge=1)] | None = Field(None, description="residues in one batch on one process, padding included")
-    accumulation: Annotated[int, Field(ge=1)] = Field(1, description="batches whose gradients are added up for one step")
+    learning_rate: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="peak learning rate; null is the tuning method's default"
+    )
+    batch_residues: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="residues in one batch on one process, padding included"
+    )
+    accumulation: Annotated[int, Field(ge=1)] = Field(
+        1, description="batches whose gradients are added up for one step"
+    )
     weight_decay: Annotated[float, Field(ge=0)] = Field(0.01, description="AdamW weight decay")
-    warmup_share: Annotated[float, Field(ge=0, lt=1)] = Field(0.06, description="share of the steps over which the learning rate rises")
-    schedule: Literal["linear", "cosine", "constant"] = Field("linear", description="how the learning rate falls after the warm-up")
-    max_grad_norm: Annotated[float, Field(ge=0)] = Field(1.0, description="gradients are clipped to this norm; 0 switches clipping off")
-    early_stopping: Annotated[int, Field(ge=1)] | None = Field(3, description="stop after this many evaluations without a better validation metric; null never stops early")
-    metric: Name | None = Field(None, description="validation metric that picks the best checkpoint; null is the task's own")
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto", description="mixed precision; auto asks the device and the family")
-    class_weights: Literal["balanced"] | dict[str, float] | None = Field(None, description="balanced, or a weight per class")
+    warmup_share: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.06, description="share of the steps over which the learning rate rises"
+    )
+    schedule: Literal["linear", "cosine", "constant"] = Field(
+        "linear", description="how the learning rate falls after the warm-up"
+    )
+    max_grad_norm: Annotated[float, Field(ge=0)] = Field(
+        1.0, description="gradients are clipped to this norm; 0 switches clipping off"
+    )
+    early_stopping: Annotated[int, Field(ge=1)] | None = Field(
+        3, description="stop after this many evaluations without a better validation metric; null never stops early"
+    )
+    metric: Name | None = Field(
+        None, description="validation metric that picks the best checkpoint; null is the task's own"
+    )
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto", description="mixed precision; auto asks the device and the family"
+    )
+    class_weights: Literal["balanced"] | dict[str, float] | None = Field(
+        None, description="balanced, or a weight per class"
+    )
     gradient_checkpointing: bool = Field(False, description="trade time for memory")
     seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(0, description="seed of everything random")
-    save_steps: Annotated[int, Field(ge=1)] | None = Field(None, description="evaluate and save every so many steps; null is once an epoch")
+    save_steps: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="evaluate and save every so many steps; null is once an epoch"
+    )
     report_to: list[Name] = Field([], description="trackers that transformers knows, for example tensorboard")
 
 
 class RunConfig(Section):
     """Everything that defines a run; `plft train --config run.yaml` repeats it."""
 
-    task: Literal["auto", "seq_classification", "seq_regression", "token_classification", "token_regression", "seq_multilabel"] = Field(
-        "auto", description="what is predicted; auto decides from the labels and says so"
-    )
+    task: Literal[
+        "auto", "seq_classification", "seq_regression", "token_classification", "token_regression", "seq_multilabel"
+    ] = Field("auto", description="what is predicted; auto decides from the labels and says so")
     data: DataConfig
     model: ModelConfig = Field(default_factory=lambda: ModelConfig())
     tuning: TuningConfig = Field(default_factory=lambda: TuningConfig())
@@ -152,19 +193,23 @@ def load_config(path: str | Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
-        raise PlftError(f"{path.name}{where}: not valid YAML ({getattr(error, 'problem', None) or 'cannot be parsed'}).") from None
+        raise PlftError(
+            f"{path.name}{where}: not valid YAML ({getattr(error, 'problem', None) or 'cannot be parsed'})."
+        ) from None
     if not isinstance(content, dict):
         raise PlftError(f"{path.name}: expected sections such as data: and model:, found {type(content).__name__}.")
     return content
 
 
 def set_values(values: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
-    """Return a copy of `values` with each ``section.key=value`` set; values are read as YAML (``null``, numbers, lists)."""
+    """Return a copy of `values` with each ``section.key=value`` set; values are YAML (``null``, numbers, lists)."""
     result = {key: dict(value) if isinstance(value, dict) else value for key, value in values.items()}
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
         if not equals or not key.strip():
-            raise PlftError(f"--set '{assignment}' is not of the form section.key=value, for example training.epochs=5.")
+            raise PlftError(
+                f"--set '{assignment}' is not of the form section.key=value, for example training.epochs=5."
+            )
         section, _, name = key.strip().partition(".")
         try:
             value = yaml.safe_load(text)
@@ -198,8 +243,10 @@ def explain(problem: Any) -> str:
         known = known_keys(section)
         return f"unknown key '{place}'; known here: {', '.join(known)}.{did_you_mean(name, known)}".rstrip(".")
     if problem["type"] == "literal_error":
-        choices = [str(each).strip("'") for each in problem["ctx"]["expected"].replace(" or ", ", ").split(", ")]
-        return f"{place}: '{problem['input']}' is not known; choose from {', '.join(choices)}.{did_you_mean(str(problem['input']), choices)}".rstrip(".")
+        given = str(problem["input"])
+        choices = [each.strip("'") for each in problem["ctx"]["expected"].replace(" or ", ", ").split(", ")]
+        hint = did_you_mean(given, choices)
+        return f"{place}: '{given}' is not known; choose from {', '.join(choices)}.{hint}".rstrip(".")
     if problem["type"] == "missing":
         return f"'{place}' is needed"
     message = problem["msg"].removeprefix("Value error, ")
@@ -221,5 +268,3 @@ def known_keys(section: str) -> list[str]:
 def to_yaml(config: RunConfig) -> str:
     """The configuration as YAML, every key explicit, sections in a fixed order."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-
-

@@ -52,10 +52,14 @@ def as_json(content: Any) -> None:
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Print a plain table; the first column is text, the others are aligned right."""
-    grid = Table(title=escape(title), title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    """Print a plain table; columns of numbers are aligned right."""
+    rows = [list(row) for row in rows]
+    grid = Table(
+        title=escape(title), title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0)
+    )
     for index, name in enumerate(columns):
-        grid.add_column(escape(name), justify="left" if index == 0 else "right", overflow="fold")
+        numeric = index > 0 and all(str(row[index])[:1].isdigit() or str(row[index])[:1] in "-+" for row in rows)
+        grid.add_column(escape(name), justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         grid.add_row(*(escape(str(cell)) for cell in row))
     out.print(grid)
@@ -80,6 +84,51 @@ def evaluation_line(logs: Mapping[str, Any], metric: str) -> str:
     parts = [f"epoch {logs.get('epoch', 0):.3g}", f"valid loss {number(logs.get('eval_loss'))}"]
     parts.append(f"valid {metric} {number(logs.get(f'eval_{metric}'))}")
     return ", ".join(parts)
+
+
+def findings(audit: Any, name: str) -> None:
+    """What `plft check` found: counts, lengths, letters, labels, duplicates, warnings."""
+    counts = ", ".join(f"{split} {count:,}" for split, count in audit.splits.items())
+    lengths = audit.lengths
+    facts = [
+        ("sequences", f"{audit.n:,} ({counts})"),
+        ("alphabet", audit.alphabet),
+        ("residues", f"{lengths.residues:,}"),
+        (
+            "lengths",
+            f"{lengths.min} to {lengths.max}, median {lengths.median:g}, 5-95 % {lengths.q5:g} to {lengths.q95:g}",
+        ),
+        ("ambiguous letters", letters(audit.ambiguous)),
+        ("unknown letters", letters(audit.unknown)),
+        ("task", f"{audit.task or 'not clear'}: {audit.reason}" if audit.reason else str(audit.task)),
+        ("sequences given more than once", f"{audit.duplicate_sequences:,}"),
+        ("sequences with different labels", f"{audit.conflicting_labels:,}"),
+        ("sequences shared between splits", ", ".join(f"{pair} {n:,}" for pair, n in audit.shared.items() if n) or "none"),
+        ("repeated ids", f"{audit.duplicate_ids:,}"),
+    ]
+    table(name, ("", ""), facts)
+    if audit.labels:
+        out.print()
+        table("labels", ("split", "values", "missing", "what they are"), label_rows(audit.labels))
+    for warning in audit.warnings:
+        out.print(f"[bold yellow]![/bold yellow] {escape(warning)}")
+
+
+def letters(found: Mapping[str, Any]) -> str:
+    """Letters with their counts, or "none"."""
+    shown = [f"{letter} {each.count:,} in {each.sequences:,} sequences" for letter, each in list(found.items())[:8]]
+    return "; ".join(shown) + (" ..." if len(found) > 8 else "") or "none"
+
+
+def label_rows(labels: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
+    """One row per split: how many labels, how many are missing, balance or range."""
+    rows = []
+    for split, each in labels.items():
+        ranges = [f"{name} {r['min']:.4g} to {r['max']:.4g}, mean {r['mean']:.4g}" for name, r in each.ranges.items()]
+        most = sorted(each.classes.items(), key=lambda pair: -pair[1])[:12]
+        classes = [f"{name} {count:,}" for name, count in most] + (["..."] if len(each.classes) > 12 else [])
+        rows.append((split, f"{each.n:,}", f"{each.missing:,}", "; ".join(ranges) or ", ".join(classes)))
+    return rows
 
 
 def progress_bar() -> Progress:

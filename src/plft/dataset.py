@@ -1,13 +1,14 @@
 """Records + family + task -> token ids and targets. This module owns the map between residues and tokens.
 
-Targets stay aligned with residues, never with tokens: for residue tasks the model gathers, for every residue, the hidden
-state of the token that covers it. Special tokens, k-mers and merged letters therefore cannot shift a label.
+Targets stay aligned with residues, never with tokens: for residue tasks the model gathers, for every residue, the
+hidden state of the token that covers it. Special tokens, k-mers and merged letters therefore cannot shift a label.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,8 @@ class Example:
     """One input of the model: a record, or one window of a long record.
 
     record: index into the records.  start: first residue of the window.  input_ids: (tokens,) int32.
-    residue_tokens: (residues,) int32, the token that covers each residue.  label: raw units, already cut to the window; None
-    when unlabelled.  scored: [from, to) residues of the window that this window answers for, so that overlaps count once.
+    residue_tokens: (residues,) int32, the token that covers each residue.  label: raw units, cut to the window; None
+    when unlabelled.  scored: [from, to), the residues this window answers for, so that overlaps count once.
     """
 
     record: int
@@ -125,9 +126,9 @@ def windows(n_residues: int, longest: int) -> list[tuple[int, int]]:
 def answers_for(cuts: list[tuple[int, int]]) -> list[tuple[int, int]]:
     """The residues each window answers for: overlaps are halved, so that every residue is answered exactly once."""
     edges = [cuts[0][0]]
-    edges += [(left[1] + right[0]) // 2 for left, right in zip(cuts[:-1], cuts[1:], strict=True)]
+    edges += [(left[1] + right[0]) // 2 for left, right in pairwise(cuts)]
     edges.append(cuts[-1][1])
-    return list(zip(edges[:-1], edges[1:], strict=True))
+    return list(pairwise(edges))
 
 
 def build_dataset(
@@ -189,7 +190,7 @@ def build_dataset(
 
 
 def longest_input(family: Family, wanted: int | None = None) -> int:
-    """Residues of the longest input: what the user wants, within the family's hard limit; the family's own otherwise."""
+    """Residues of the longest input: what the user wants within the family's hard limit, else the family's own."""
     if wanted is None:
         return family.trained_residues
     limit = residues_that_fit(family)
@@ -201,9 +202,10 @@ def longest_input(family: Family, wanted: int | None = None) -> int:
 class SequenceDataModule:
     """Train, validation and test sets from files, tokenised for one model; the entry point for your own scripts.
 
-    tokenizer: any transformers tokenizer.  preprocess_fn: turns a sequence into the text the tokenizer expects; by default
-    what the recognised family needs (ProtBert: spaces between residues, U Z O B as X).  max_length: in tokens, special ones
-    included.  task: a TaskType, its name, or "auto".  optional_features: columns handed to the head as keyword arguments.
+    tokenizer: any transformers tokenizer.  preprocess_fn: turns a sequence into the text the tokenizer expects; by
+    default what the recognised family needs (ProtBert: spaces between residues, U Z O B as X).  max_length: in tokens,
+    special ones included.  task: a TaskType, its name, or "auto".  optional_features: columns handed to the head as
+    keyword arguments.
     """
 
     def __init__(

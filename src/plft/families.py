@@ -24,7 +24,7 @@ Positions = Literal["free", "absolute", "after padding"]
 class Family:
     """What holds for every checkpoint of one model family.
 
-    model_types, vocabularies: how a checkpoint is recognised, by `model_type` in its configuration and kind of vocabulary.
+    model_types, vocabularies: how a checkpoint is recognised: `model_type` of its configuration, kind of vocabulary.
     positions: how tokens are numbered, which says where the hard limit on tokens comes from.
     spelling: `plain` (MKT), `spaced` (M K T), `kmers` (overlapping words), `lines` (60 residues a line), `chunks`
     (single letters, looked up one by one). prefix: text put before the sequence. letters_to_unknown: read as X.

@@ -76,8 +76,9 @@ class RunFiles:
     @property
     def main_metric(self) -> str:
         """The metric of the headline; the task's first one where the run names none."""
+        there = self.splits[self.main_split]["metrics"]
         named = self.results.get("main_metric")
-        return named if named in METRICS else metrics_for(self.task, len(self.classes))[0].name
+        return str(named) if named in there and named in METRICS else next(name for name in METRICS if name in there)
 
 
 def read_run(folder: Path) -> RunFiles:
@@ -93,7 +94,7 @@ def read_run(folder: Path) -> RunFiles:
         task=TaskType.named(str(results.get("task"))),
         config=_read(folder / RUN_YAML, yaml.safe_load),
         results=results,
-        history=_read(folder / HISTORY, _json_lines) if (folder / HISTORY).is_file() else [],
+        history=_read(folder / HISTORY, _json_lines, list) if (folder / HISTORY).is_file() else [],
         environment=_read(folder / ENVIRONMENT, json.loads) if (folder / ENVIRONMENT).is_file() else {},
     )
     if not run.splits:
@@ -101,12 +102,15 @@ def read_run(folder: Path) -> RunFiles:
     return run
 
 
-def _read(file: Path, parse: Callable[[str], Any]) -> Any:
+def _read(file: Path, parse: Callable[[str], Any], kind: type = dict) -> Any:
     try:
-        return parse(file.read_text(encoding="utf-8"))
+        content = parse(file.read_text(encoding="utf-8"))
     except (ValueError, yaml.YAMLError) as error:
         reason = str(error).splitlines()[0]
         raise PlftError(f"{file} is damaged ({reason}). Restore the file, or train again.") from None
+    if not isinstance(content, kind):
+        raise PlftError(f"{file} is damaged (it holds no sections). Restore the file, or train again.")
+    return content
 
 
 def _json_lines(text: str) -> list[Any]:
@@ -154,13 +158,15 @@ def headline(run: RunFiles) -> dict[str, str]:
     """Return the parts of the page's first sentence."""
     split, metric = run.splits[run.main_split], run.main_metric
     entry = split["metrics"][metric]
-    unit = "residues" if run.task.is_residue else "sequences"
+    scored = f"{split['n_scored']:,} sequences"
+    if run.task.is_residue:
+        scored = f"{split['n_scored']:,} residues in {split.get('n_sequences', split['n']):,} sequences"
     return {
         "metric": METRICS[metric].title,
         "value": in_words(entry["value"], metric),
         "interval": interval_in_words(entry, metric),
         "split": run.main_split,
-        "scored": f"{split['n_scored']:,} {unit}",
+        "scored": scored,
     }
 
 
@@ -225,44 +231,54 @@ def split_table(run: RunFiles) -> Table:
     for name, split in run.splits.items():
         counts.setdefault(name, split["n"])
     unit = "scored residues" if run.task.is_residue else "scored labels"
-    rows = [(name, _count(n), _count(run.splits.get(name, {}).get("n_scored"))) for name, n in counts.items()]
+    rows = [
+        (name, _count(counts[name]), _count(run.splits.get(name, {}).get("n_scored")))
+        for name in sorted(counts, key=_reading_order)
+    ]
     return Table(("split", "sequences", unit), tuple(rows))
 
 
 def label_table(run: RunFiles) -> Table | None:
     """Return the balance of classes, or the range of values, per split; None where nothing is known.
 
-    They come from the data section of environment.json where it has them, ``labels``: {split: {class: count}} or
-    {split: {column: {min, mean, max}}}; otherwise from the evaluated splits.
+    They come from the audit in environment.json, which covers all splits; without one, from the evaluated splits.
     """
-    labels = _data(run).get("labels") or _scored_labels(run)
+    part = "ranges" if run.task.is_regression else "classes"
+    audited = {split: found.get(part) for split, found in (_audit(run).get("labels") or {}).items()}
+    labels = {split: found for split, found in audited.items() if found} or _scored_labels(run)
     if not labels:
         return None
+    labels = {split: labels[split] for split in sorted(labels, key=_reading_order)}
     if run.task.is_regression:
         return _range_table(labels)
     shown = run.classes[:MOST_CLASSES_IN_TABLES]
-    totals = {split: sum(counts.values()) or 1 for split, counts in labels.items()}
-    rows = [
-        (
-            name,
-            *(
-                f"{counts.get(name, 0):,} ({counts.get(name, 0) / totals[split]:.0%})"
-                for split, counts in labels.items()
-            ),
-        )
-        for name in shown
-    ]
+    rows = [(name, *(_class_count(run, name, counts) for counts in labels.values())) for name in shown]
     return Table(("class", *labels), tuple(rows))
+
+
+def _reading_order(split: str) -> tuple[int, str]:
+    return {"train": 0, "valid": 1, "test": 2}.get(split, 3), split
+
+
+def _class_count(run: RunFiles, name: str, counts: Mapping[str, int]) -> str:
+    """Write a count with its share; in multi-label tasks classes overlap, so that a share of all says little."""
+    n = counts.get(name, 0)
+    return f"{n:,}" if run.task.is_multilabel else f"{n:,} ({n / max(sum(counts.values()), 1):.0%})"
 
 
 def _range_table(labels: Mapping[str, Any]) -> Table:
     names = ("min", "mean", "max")
+    has_several = any(len(columns) > 1 for columns in labels.values())
     rows = [
-        (split, column, *("" if values.get(name) is None else significant(values[name]) for name in names))
+        (f"{split}, {column}" if has_several else split, *(_known(values.get(name)) for name in names))
         for split, columns in labels.items()
         for column, values in columns.items()
     ]
-    return Table(("split", "column", *names), tuple(rows), n_text=2)
+    return Table(("label", *names), tuple(rows))
+
+
+def _known(value: float | None) -> str:
+    return "" if value is None else significant(value)
 
 
 def _scored_labels(run: RunFiles) -> dict[str, dict[str, Any]]:
@@ -278,26 +294,43 @@ def _scored_labels(run: RunFiles) -> dict[str, dict[str, Any]]:
 
 
 def data_notes(run: RunFiles) -> list[str]:
-    """Return what happened to the data on the way in, one sentence each; zeros are not worth one."""
-    data = _data(run)
-    sentences = {
-        "truncated": "sequences were longer than the model reads and were truncated",
+    """Return what the data is like and what happened to it on the way in, one sentence each; warnings left out."""
+    lengths, warnings = _audit(run).get("lengths"), data_warnings(run)
+    notes = (
+        [f"Lengths {lengths['min']:,} to {lengths['max']:,} residues, median {lengths['median']:,g}."]
+        if lengths
+        else []
+    )
+    said = [_sentence(str(each)) for each in run.environment.get("sentences") or _counted(_data(run))]
+    return notes + [each for each in said if each not in warnings]
+
+
+def _counted(data: Mapping[str, Any]) -> list[str]:
+    words = {
+        "truncated": "sequences were longer than the model reads and lost their end",
         "dropped": "sequences were dropped",
         "duplicated": "sequences occur more than once",
-        "unknown_letters": "letters are not in the alphabet and were mapped to its unknown letter",
+        "unknown_letters": "letters are not in the alphabet and were read as unknown",
     }
-    counted = [f"{data[key]:,} {words}." for key, words in sentences.items() if data.get(key)]
-    said = [str(sentence) for sentence in run.environment.get("sentences", ())]
-    return counted + [sentence for sentence in said if sentence not in counted]
+    return [f"{data[key]:,} {what}" for key, what in words.items() if data.get(key)]
 
 
 def data_warnings(run: RunFiles) -> list[str]:
     """Return what the audit of the data warned of."""
-    return [str(warning) for warning in _data(run).get("warnings") or ()]
+    return [_sentence(str(warning)) for warning in _audit(run).get("warnings") or ()]
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "?", "!")) else ".")
 
 
 def _data(run: RunFiles) -> Mapping[str, Any]:
     found: Mapping[str, Any] = run.environment.get("data") or {}
+    return found
+
+
+def _audit(run: RunFiles) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = _data(run).get("audit") or {}
     return found
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from plft.errors import PlftError, first_three
-from plft.labels import shown
+from plft.labels import printable, shown
 
 Row = Mapping[str, Any]
 
@@ -251,4 +251,4 @@ def rows_of(path: Path, reader: Reader) -> Iterator[Row]:
 
 
 def _one_line(error: BaseException) -> str:
-    return shown(" ".join(str(error).split()).rstrip("."), 160)[1:-1]
+    return printable(" ".join(str(error).split()).rstrip("."), 160)

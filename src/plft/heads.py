@@ -1,13 +1,14 @@
 """Hidden states -> outputs.
 
-Every head is an `nn.Module` called as ``head(hidden_states, attention_mask, **extra)``; a head of your own needs nothing
-more. `attention_mask` is 1 for real residues: special tokens and padding are 0, whatever the backbone attended to.
+Every head is an `nn.Module` called as ``head(hidden_states, attention_mask, **extra)``; a head of your own needs
+nothing more. `attention_mask` is 1 for real residues; special tokens and padding are 0, whatever the backbone saw.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -172,9 +173,7 @@ class CNNHead(TaskHead):
     ) -> None:
         super().__init__(hidden_dim, classification_mode, pooling_strategy)
         widths = [input_dim] + [hidden_dim] * max(1, num_hidden_layers)
-        self.layers = nn.ModuleList(
-            MaskedConvolution(a, b, kernel_size) for a, b in zip(widths[:-1], widths[1:], strict=True)
-        )
+        self.layers = nn.ModuleList(MaskedConvolution(a, b, kernel_size) for a, b in pairwise(widths))
         self.output = perceptron(hidden_dim, hidden_dim, output_dim, 0, dropout_rate)
 
     def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None, **extra: Any) -> Tensor:
@@ -186,7 +185,7 @@ class CNNHead(TaskHead):
 
 
 class LightAttentionHead(nn.Module):
-    """Light attention (Staerk et al. 2021): two convolutions, one giving values, one giving softmax weights over residues.
+    """Light attention (Staerk et al. 2021): one convolution gives values, another softmax weights over residues.
 
     The weighted sum and the maximum over residues are joined and go through a perceptron. Sequence level only.
     """

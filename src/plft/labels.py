@@ -76,11 +76,16 @@ class Labelled(Protocol):
 # --- text and numbers
 
 
-def shown(value: object, limit: int = 40) -> str:
-    """Return a value as one short printable line for a message: ``'abc'``, cut after ``limit`` characters."""
+def printable(value: object, limit: int = 40) -> str:
+    """Return a value as one short line without control characters, cut after ``limit`` characters."""
     text = str(value)
     cut = text if len(text) <= limit else text[: limit - 3] + "..."
-    return "'" + "".join(letter if letter.isprintable() else "?" for letter in cut) + "'"
+    return "".join(letter if letter.isprintable() else "?" for letter in cut)
+
+
+def shown(value: object, limit: int = 40) -> str:
+    """Return a value in quotes for a message: ``'abc'``; see ``printable``."""
+    return f"'{printable(value, limit)}'"
 
 
 def as_text(value: object) -> str:
@@ -305,15 +310,17 @@ def _guess_from_residues(labelled: Sequence[Labelled], missing: str | None) -> G
     numbers = [number(name) for name in names]
     if not any(value is None for value in numbers) and (len(names) > 20 or not all(map(_is_whole, numbers))):
         return Guess(TaskType.TOKEN_REGRESSION, "label holds a number for every residue")
-    classes = ", ".join(sorted_classes(names)[:6])
-    return Guess(
-        TaskType.TOKEN_CLASSIFICATION, f"label holds one of {len(names)} classes for every residue ({classes})"
-    )
+    listed = _listed(sorted_classes(names))
+    return Guess(TaskType.TOKEN_CLASSIFICATION, f"label holds one of {len(names)} classes for every residue ({listed})")
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(map(printable, names[:6])) + (", ..." if len(names) > 6 else "")
 
 
 def _guess_from_values(names: Sequence[str]) -> Guess:
     distinct = sorted_classes(names)
-    listed = ", ".join(distinct[:6]) + (", ..." if len(distinct) > 6 else "")
+    listed = _listed(distinct)
     numbers = [value for value in map(number, distinct) if value is not None]
     if len(numbers) < len(distinct):
         return Guess(TaskType.SEQ_CLASSIFICATION, f"label holds {len(distinct)} different texts ({listed})")
@@ -371,6 +378,8 @@ class LabelSpace:
         finite number.
         """
         task = TaskType(task)
+        if task.is_residue and len(columns) != 1:
+            raise PlftError(f"A residue task has one label column, not {len(columns)}. Choose one.")
         blank = cls(task, columns=tuple(columns), missing=missing)
         return blank._with_scale(records) if task.is_regression else blank._with_classes(records)
 
@@ -433,9 +442,10 @@ class LabelSpace:
         if name is None:
             return IGNORED_CLASS
         if name not in self._index and unseen == "error":
+            known = list(map(printable, self.classes))
             raise PlftError(
                 f"{record.place}: class {shown(name)} does not occur in the train split. Known: "
-                f"{first_three(self.classes, 'others')}.{did_you_mean(name, self.classes)}"
+                f"{first_three(known, 'others')}.{did_you_mean(name, known)}"
             )
         return self._index.get(name, IGNORED_CLASS)
 

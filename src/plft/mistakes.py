@@ -203,7 +203,7 @@ TABLE: dict[TaskType, Kind] = {
         _wrong_residues,
     ),
     TaskType.TOKEN_REGRESSION: Kind(
-        ("sequence", "scored residues", "mean error size", "mean error"),
+        ("sequence", "scored residues", "MAE", "mean error"),
         1,
         "Sequences with the largest mean absolute error first.",
         _wrong_residue_values,

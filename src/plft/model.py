@@ -25,8 +25,8 @@ from plft.tuning import freeze, freeze_unused
 class PLMTaskModel(PreTrainedModel):
     """A pretrained backbone and a task head; gradients flow through both unless a tuning method freezes the backbone.
 
-    task_type: a TaskType or its name.  backbone_name: anything `--model` takes, or a backbone module.  head: any nn.Module
-    called as ``head(hidden_states, attention_mask, **extra)``.  class_weights: (classes,) weights of the loss.
+    task_type: a TaskType or its name.  backbone_name: anything `--model` takes, or a backbone module.  head: any
+    nn.Module called as ``head(hidden_states, attention_mask, **extra)``.  class_weights: (classes,) for the loss.
     """
 
     base_model_prefix = "backbone"
@@ -58,6 +58,9 @@ class PLMTaskModel(PreTrainedModel):
         if freeze_backbone:
             freeze(backbone)
 
+    def _check_and_adjust_experts_implementation(self, experts_implementation: str | None) -> Any:
+        return experts_implementation  # the backbone has settled it for itself
+
     def forward(
         self,
         input_ids: Tensor,
@@ -73,8 +76,8 @@ class PLMTaskModel(PreTrainedModel):
         """Hidden states of the backbone -> head -> logits, and the loss where labels are given.
 
         input_ids, attention_mask: (batch, tokens).  residue_mask: (batch, tokens) bool, tokens that are residues.
-        residue_tokens: (batch, residues) int, the token of each residue, -1 = padding; the head then sees one position per
-        residue and labels are (batch, residues).  labels: as `batching.collate` makes them.
+        residue_tokens: (batch, residues) int, the token of each residue, -1 = padding; the head then sees one position
+        per residue and labels are (batch, residues).  labels: as `batching.collate` makes them.
         Without residue_mask and residue_tokens the head sees every attended token.
         """
         outputs = self.backbone(
@@ -119,7 +122,7 @@ class ReadyMadeModel(nn.Module):
         residue_tokens: Tensor | None = None,
         **ignored: Any,
     ) -> SequenceClassifierOutput:
-        """input_ids, attention_mask: (batch, tokens).  Returns logits (batch, outputs) or (batch, residues, outputs)."""
+        """input_ids: (batch, tokens).  Returns logits (batch, outputs) or (batch, residues, outputs)."""
         logits = self.model(input_ids=input_ids, attention_mask=attention_mask).logits
         if residue_tokens is not None:
             logits = per_residue(logits, residue_tokens)
@@ -149,7 +152,9 @@ def load_trained_state(model: nn.Module, state: dict[str, Tensor], source: str, 
     own = dict(model.named_parameters()) | dict(model.named_buffers())
     for name, value in state.items():
         if name not in own or own[name].shape != value.shape:
-            raise PlftError(f"{source}: weight '{name}' does not fit this model. The file belongs to another run or is damaged.")
+            raise PlftError(
+                f"{source}: weight '{name}' does not fit this model. The file belongs to another run or is damaged."
+            )
     missing = [name for name in trained_state(model) if name not in state]
     if missing and not partial:
         raise PlftError(f"{source}: weight '{missing[0]}' is missing. The file is incomplete.")
@@ -184,7 +189,7 @@ def run_batches(
     precision: str = "fp32",
     each_batch: Callable[[int], Any] | None = None,
 ) -> Iterator[tuple[list[int], dict[str, Any], SequenceClassifierOutput]]:
-    """Run a model over batches without gradients; yields (indices, inputs, outputs). each_batch(n) is told after each."""
+    """Run a model over batches without gradients; yields (indices, inputs, outputs), telling each_batch(n) of each."""
     collator = Collator(dataset)
     device = next(model.parameters()).device
     was_training = model.training
@@ -216,7 +221,9 @@ def infer(
     budget: tokens per batch, padding included.
     """
     outputs: list[Any] = [None] * len(dataset)
-    for indices, _, result in run_batches(model, dataset, sorted_batches(dataset.lengths, budget), precision, each_batch):
+    for indices, _, result in run_batches(
+        model, dataset, sorted_batches(dataset.lengths, budget), precision, each_batch
+    ):
         keep_outputs(outputs, indices, result.logits, dataset, labels)
     return dataset.per_record(outputs)
 

@@ -36,7 +36,7 @@ from plft.labels import LabelSpace, TaskType, guess_task
 from plft.metrics import METRICS, Evaluation, metrics_for
 from plft.metrics import evaluate as score
 from plft.model import PLMTaskModel
-from plft.prediction import CHUNK_RESIDUES, Predictor, TableWriter, choose_device, chunks, write_predictions
+from plft.prediction import CHUNK_RESIDUES, Predictor, choose_device, chunks, write_predictions
 from plft.records import Columns, Record, load_data, read_records
 from plft.report import write_model_card, write_report
 from plft.runfolder import (
@@ -52,6 +52,7 @@ from plft.runfolder import (
 )
 from plft.scratch import ARCHITECTURES
 from plft.splits import complete_splits
+from plft.tables import TableWriter
 from plft.tasks import TASKS, balanced_class_weights
 from plft.tokens import ResidueTokenizer
 from plft.training import (
@@ -175,7 +176,9 @@ def claim(folder: RunFolder, *, resume: bool, overwrite: bool) -> None:
     if exists and not folder.config_file.exists():
         raise PlftError(f"{folder.path} exists and is not a run folder. Choose another --out.")
     if exists and not (resume or overwrite):
-        raise PlftError(f"{folder.path} holds a run already. Pass --resume to go on, --overwrite to replace it, or another --out.")
+        raise PlftError(
+            f"{folder.path} holds a run already. Pass --resume to go on, --overwrite to replace it, or another --out."
+        )
     if resume and not exists:
         raise PlftError(f"{folder.path} holds no run to resume. Leave out --resume to start one.")
     if exists and overwrite and is_main():
@@ -245,9 +248,7 @@ def prepare(config: RunConfig, say: Say = quiet, custom_head: bool = False) -> P
     config = resolved(config, task, checkpoint, max_residues, datasets["train"])
     if checkpoint.family.note and not checkpoint.family.is_known:
         say(checkpoint.family.note)
-    return Prepared(
-        config, task, parts, labels, checkpoint, datasets, tokenizer, max_residues, sentences, facts
-    )
+    return Prepared(config, task, parts, labels, checkpoint, datasets, tokenizer, max_residues, sentences, facts)
 
 
 def read(data: DataConfig) -> list[Record]:
@@ -294,7 +295,9 @@ def fit_letters(records: Sequence[Record], alphabet_name: str, policy: str) -> t
     alphabet = ALPHABETS[alphabet_name]
     guessed = guess_alphabet(each.sequence for each in records)
     if (guessed.name == "protein") != (alphabet.name == "protein"):
-        raise PlftError(f"The sequences look like {guessed.name}, but this model reads {alphabet.name}. Choose another --model.")
+        raise PlftError(
+            f"The sequences look like {guessed.name}, but this model reads {alphabet.name}. Choose another --model."
+        )
     kept: list[Record] = []
     mapped = with_unknown = dropped = 0
     for record in records:
@@ -308,7 +311,9 @@ def fit_letters(records: Sequence[Record], alphabet_name: str, policy: str) -> t
     if dropped:
         sentences.append(f"{dropped} sequences with letters outside the alphabet were dropped")
     elif mapped:
-        sentences.append(f"{mapped} letters in {with_unknown} sequences are not in the alphabet and were read as {alphabet.unknown}")
+        sentences.append(
+            f"{mapped} letters in {with_unknown} sequences are not in the alphabet and were read as {alphabet.unknown}"
+        )
     return kept, Letters(sentences, {"unknown_letters": 0 if dropped else mapped, "dropped": dropped})
 
 
@@ -330,7 +335,9 @@ def data_facts(
     if truncated:
         sentences.append(f"{truncated} sequences are longer than the model's input and lost their end")
     if windowed:
-        sentences.append(f"{windowed} sequences are longer than the model's input and were cut into overlapping windows")
+        sentences.append(
+            f"{windowed} sequences are longer than the model's input and were cut into overlapping windows"
+        )
     unseen = unseen_classes(parts, datasets, labels) if data.unseen_classes == "drop" else {}
     if unseen:
         names = first_three([f"{name} ({count})" for name, count in unseen.items()])
@@ -562,11 +569,13 @@ def prediction_rows(
         yield from predictor.rows(record, output, target)
 
 
-def evaluate(path: str | Path, data: str | Path | None = None, *, split: str | None = None, say: Say = quiet) -> dict[str, Any]:
+def evaluate(
+    path: str | Path, data: str | Path | None = None, *, split: str | None = None, say: Say = quiet
+) -> dict[str, Any]:
     """Metrics with intervals on the run's own test split, or on another labelled file.
 
-    split: which split to score; by default test, or the whole file where it has no splits.  Returns the JSON shape of one
-    split in metrics.json, with "split" and "task" added.
+    split: which split to score; by default test, or the whole file where it has no splits.  Returns the JSON shape of
+    one split in metrics.json, with "split" and "task" added.
     """
     predictor = load(path)
     records, name = records_to_score(Path(path), data, split, predictor)
@@ -614,7 +623,9 @@ def catalogue() -> dict[str, dict[str, str]]:
     """What is known by name: one table per kind, name -> what it is."""
     return {
         "families": {each.name: each.title for each in FAMILIES.values()},
-        "scratch models (--model scratch:NAME)": {name: FAMILIES[each.family].title for name, each in ARCHITECTURES.items()},
+        "scratch models (--model scratch:NAME)": {
+            name: FAMILIES[each.family].title for name, each in ARCHITECTURES.items()
+        },
         "short names (--model NAME)": dict(SHORT_NAMES),
         "tuning methods (--tune)": {each.name: each.title for each in METHODS.values()},
         "heads (--head)": {each.name: each.title for each in HEADS.values()},

@@ -14,7 +14,7 @@ from markupsafe import Markup, escape
 
 N_COLOURS = 8
 WIDTH, HEIGHT = 420, 290
-LEFT, RIGHT, TOP, BOTTOM = 52, 12, 10, 44
+LEFT, RIGHT, TOP, BOTTOM = 60, 12, 10, 44
 POINTS_PER_PATH = 60  # points of one path do not darken each other, so dense regions need several paths
 
 
@@ -105,7 +105,7 @@ def _frame(across: Axis, up: Axis) -> str:
         f'<text class="axis" x="{middle_x:g}" y="{up.start + 36:g}" text-anchor="middle">{escape(across.title)}</text>'
     )
     side = (
-        f'<text class="axis" transform="translate(13 {middle_y:g}) rotate(-90)" text-anchor="middle">{escape(up.title)}'
+        f'<text class="axis" transform="translate(11 {middle_y:g}) rotate(-90)" text-anchor="middle">{escape(up.title)}'
     )
     return "".join(parts) + title + side + "</text>"
 

@@ -1,15 +1,11 @@
-"""Model + sequences -> predictions, streamed: memory does not grow with the input, order is kept, every input answered."""
+"""Model + sequences -> predictions, streamed: constant memory, order kept, every input answered."""
 
 from __future__ import annotations
 
-import csv
-import json
-import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,12 +18,11 @@ from plft.families import Family
 from plft.labels import LabelSpace
 from plft.model import infer
 from plft.records import Record
+from plft.tables import Row, TableWriter
 from plft.tokens import ResidueTokenizer
 
 CHUNK_RESIDUES = 400_000  # sequences held and sorted by length at a time
 DEFAULT_BUDGET = 16_384  # tokens per batch of inference
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -61,7 +56,7 @@ class Predictor:
 
     def dataset(self, records: Sequence[Record], *, labelled: bool, unseen: str = "error") -> SequenceDataset:
         """Tokenise records for this model."""
-        dataset = build_dataset(
+        return build_dataset(
             [self.tidied(each) for each in records],
             self.tokenizer,
             self.labels if labelled else None,
@@ -70,10 +65,9 @@ class Predictor:
             unseen=unseen,
             extra_columns=self.extra_columns,
         )
-        return dataset
 
     def outputs(self, dataset: SequenceDataset, each_batch: Callable[[int], Any] | None = None) -> list[np.ndarray]:
-        """Outputs per record: probabilities (classes,), values (columns,), with residues as first axis in residue tasks."""
+        """Outputs per record: probabilities (classes,) or values (columns,); residues come first in residue tasks."""
         return infer(
             self.model, dataset, self.labels, budget=self.budget, precision=self.precision, each_batch=each_batch
         )
@@ -88,8 +82,8 @@ class Predictor:
     def predict(self, sequences: str | Iterable[str | Record]) -> list[Any]:
         """Predictions for sequences given as text or records, in their order.
 
-        One entry per sequence: a class name, a number (a dict of numbers for several columns), a list of class names for
-        multi-label, and for residue tasks a list with one entry per residue.
+        One entry per sequence: a class name, a number (a dict of numbers for several columns), a list of class names
+        for multi-label, and for residue tasks a list with one entry per residue.
         """
         given = [sequences] if isinstance(sequences, str) else sequences
         records = (as_record(each, index) for index, each in enumerate(given, start=1))
@@ -178,108 +172,6 @@ def chunks(records: Iterable[Record], residues: int) -> Iterator[list[Record]]:
             chunk, size = [], 0
     if chunk:
         yield chunk
-
-
-class TableWriter:
-    """Writes rows to CSV, TSV, JSON lines or Parquet beside the target and renames them into place at the end.
-
-    Used as a context manager; after an error nothing is left behind and an existing file is untouched.
-    """
-
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        self.open_table = look_up("table format", self.path.suffix.lower(), WRITERS)
-        self.partial = self.path.with_name(f".{self.path.name}.part")
-
-    def __enter__(self) -> Callable[[Iterable[Row]], None]:
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.table = self.open_table(self.partial)
-        except OSError as error:
-            raise PlftError(f"{self.path} cannot be written: {error.strerror}.") from None
-        return self.table.write
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.table.close()
-        if kind is None:
-            os.replace(self.partial, self.path)
-        else:
-            self.partial.unlink(missing_ok=True)
-
-
-class DelimitedTable:
-    """Rows as comma- or tab-separated text; the header comes from the first row."""
-
-    def __init__(self, file: Path, delimiter: str = ",") -> None:
-        self.handle: IO[str] = file.open("w", newline="", encoding="utf-8")
-        self.delimiter = delimiter
-        self.writer: Any = None
-
-    def write(self, rows: Iterable[Row]) -> None:
-        """Append rows."""
-        for row in rows:
-            if self.writer is None:
-                self.writer = csv.DictWriter(self.handle, list(row), delimiter=self.delimiter, lineterminator="\n")
-                self.writer.writeheader()
-            self.writer.writerow(row)
-
-    def close(self) -> None:
-        """Finish the file."""
-        self.handle.close()
-
-
-class JsonTable:
-    """Rows as one JSON object a line."""
-
-    def __init__(self, file: Path) -> None:
-        self.handle: IO[str] = file.open("w", encoding="utf-8")
-
-    def write(self, rows: Iterable[Row]) -> None:
-        """Append rows."""
-        for row in rows:
-            self.handle.write(json.dumps(row, ensure_ascii=False) + "\n")
-
-    def close(self) -> None:
-        """Finish the file."""
-        self.handle.close()
-
-
-class ParquetTable:
-    """Rows as Parquet, one row group per write."""
-
-    def __init__(self, file: Path) -> None:
-        self.file = file
-        self.writer: Any = None
-
-    def write(self, rows: Iterable[Row]) -> None:
-        """Append rows."""
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        batch = list(rows)
-        if not batch:
-            return
-        table = pa.Table.from_pylist(batch, schema=None if self.writer is None else self.writer.schema)
-        if self.writer is None:
-            self.writer = pq.ParquetWriter(self.file, table.schema)
-        self.writer.write_table(table)
-
-    def close(self) -> None:
-        """Finish the file; without rows there is an empty one."""
-        if self.writer is not None:
-            self.writer.close()
-        elif not self.file.exists():
-            self.file.touch()
-
-
-WRITERS: Mapping[str, Callable[[Path], Any]] = {
-    ".csv": DelimitedTable,
-    ".tsv": lambda file: DelimitedTable(file, "\t"),
-    ".jsonl": JsonTable,
-    ".parquet": ParquetTable,
-}
 
 
 def write_predictions(

@@ -11,7 +11,7 @@ from typing import Any
 from plft.alphabet import tidy
 from plft.errors import PlftError, did_you_mean, first_three
 from plft.formats import COMPRESSED, FASTA, READERS, SPLIT_NAMES, Reader, Row, reader_of, rows_of, split_name
-from plft.labels import Label, as_text, fits_residues, is_missing, number, shown
+from plft.labels import Label, as_text, fits_residues, is_missing, number, printable, shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Record:
 
 def place_of(file: str, row: int, name: str = "") -> str:
     """Return ``train.csv, row 7 (id seq3)`` as one printable line; without a name of its own the id is left out."""
-    known = f" (id {shown(name)[1:-1]})" if name and name != str(row) else ""
+    known = f" (id {printable(name)})" if name and name != str(row) else ""
     return f"{file}, row {row}{known}"
 
 
@@ -108,7 +108,7 @@ def _key(name: str, keys: Sequence[str], file: str) -> str | None:
 
 def no_such_column(file: str, name: str, keys: Iterable[str]) -> PlftError:
     """Build the error for a column that is not there: the columns there are, and the nearest guess."""
-    known = [shown(key)[1:-1] for key in keys]
+    known = [printable(key) for key in keys]
     listed = ", ".join(known[:20]) + (", ..." if len(known) > 20 else "")
     guess = did_you_mean(name, known) or " Rename one, or name the column to use."
     return PlftError(f"{file}: no column '{name}'. Columns: {listed or 'none'}.{guess}")
@@ -253,6 +253,9 @@ def _weight(text: str, place: Place) -> float | None:
 # --- whole data sets
 
 
+MOST_SPLITS = 20  # more than that is a column of something else
+
+
 def load_data(
     file: str | Path,
     valid: str | Path | None = None,
@@ -267,8 +270,19 @@ def load_data(
     they say.  A single file without a split column gives records without a split.
     Raises PlftError as ``read_records`` does, and for a folder that holds no train file or two for the same split.
     """
-    path = Path(file)
-    columns = columns or Columns()
+    records = _all_records(Path(file), valid, test, columns or Columns(), labelled)
+    splits = list(dict.fromkeys(record.split for record in records if record.split))
+    if len(splits) > MOST_SPLITS:
+        raise PlftError(
+            f"{printable(Path(file).name)}: {len(splits)} different splits ({first_three(list(map(shown, splits)))}); "
+            "expected a few such as train, valid and test. Check the split column."
+        )
+    return records
+
+
+def _all_records(
+    path: Path, valid: str | Path | None, test: str | Path | None, columns: Columns, labelled: bool | None
+) -> list[Record]:
     if path.is_dir():
         parts = files_of_folder(path)
         return [record for split, part in parts.items() for record in _with_split(part, columns, labelled, split)]

@@ -5,8 +5,10 @@ The page holds no script and asks for nothing from anywhere; every text of the u
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,6 +99,7 @@ def markdown_cell(text: object) -> str:
 
 def words(run: RunFiles) -> dict[str, Any]:
     """Return what page and card both say."""
+    name = run.folder.resolve().name
     return {
         "title": title(run),
         "headline": headline(run),
@@ -110,7 +113,9 @@ def words(run: RunFiles) -> dict[str, Any]:
         "resamples": run.details.get("resamples"),
         "parts": part_table(run),
         "several_columns": len(run.details.get("per_column") or {}) > 1,
-        "run_name": run.folder.resolve().name,
+        "run_name": name,
+        "run_in_shell": shlex.quote(name),
+        "run_in_python": json.dumps(name, ensure_ascii=False),
         "command": run.environment.get("command"),
         "versions": run.environment.get("versions") or {},
         "data_file": Path(str((run.environment.get("data") or {}).get("file") or "")).name,
@@ -237,7 +242,8 @@ def agreement_figures(run: RunFiles) -> list[Figure]:
     figures = []
     for name, (true, predicted) in list((run.details.get("scatter") or {}).items())[:MOST_COLUMNS]:
         values = run.details.get("per_column", {}).get(name, {})
-        caption = f"{name}: predicted against true; Spearman {in_words(values.get('spearman'), 'spearman')}."
+        what = f"{name}, predicted against true" if len(run.details["scatter"]) > 1 else "Predicted against true"
+        caption = f"{what}; Spearman {in_words(values.get('spearman'), 'spearman')}."
         if len(true) < run.splits[run.main_split]["n_scored"]:
             caption += f" {len(true):,} points drawn at random."
         figures.append(Figure(agreement_chart(true, predicted, caption), caption))

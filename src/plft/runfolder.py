@@ -32,7 +32,8 @@ from plft.errors import PlftError
 from plft.heads import build_head
 from plft.labels import LabelSpace, TaskType
 from plft.model import PLMTaskModel, ReadyMadeModel, load_trained_state, trained_state
-from plft.prediction import Predictor, Row, TableWriter
+from plft.prediction import Predictor
+from plft.tables import Row, TableWriter
 from plft.tuning import apply, find_method, quantization_config
 
 FORMAT = 1
@@ -144,8 +145,8 @@ class ModelCard:
     """The content of plft.json: all that is needed to build the model again around its weights.
 
     base: name, revision and sha256 of the checkpoint that training started from.  backbone: folder with the backbone's
-    weights, relative to the model folder, or None when they are fetched from `base` again.  custom_head: class name of a
-    head that came from Python.
+    weights, relative to the model folder, or None when they are fetched from `base` again.  custom_head: class name
+    of a head that came from Python.
     """
 
     labels: dict[str, Any]
@@ -224,7 +225,9 @@ def load_predictor(folder: Path, head: nn.Module | None = None) -> Predictor:
     """
     card = read_card(folder)
     if card.custom_head and head is None:
-        raise PlftError(f"{folder}: made with a head of your own ({card.custom_head}). Pass it: plft.load(..., head=...).")
+        raise PlftError(
+            f"{folder}: made with a head of your own ({card.custom_head}). Pass it: plft.load(..., head=...)."
+        )
     labels = LabelSpace.from_json(card.labels)
     checkpoint = base_checkpoint(folder, card)
     tuning = TuningConfig(**card.tuning)
@@ -269,7 +272,9 @@ def ready_made(name: str) -> Predictor:
     }
     loader = next((each for ending, each in loaders.items() if kind.endswith(ending)), None)
     if loader is None:
-        raise PlftError(f"{name} has no trained head ({kind or 'unknown kind'}): give a run folder, or train one with plft train.")
+        raise PlftError(
+            f"{name} has no trained head ({kind or 'unknown kind'}): give a run folder, or train one with plft train."
+        )
     source = str(checkpoint.folder or checkpoint.name)
     model = loader.from_pretrained(source, revision=checkpoint.revision, use_safetensors=True)
     tokenizer = checkpoint.residue_tokenizer
@@ -306,7 +311,9 @@ def read_card(folder: Path) -> ModelCard:
     """Read plft.json."""
     content = read_json(folder / "plft.json")
     if content.get("format") != FORMAT:
-        raise PlftError(f"{folder}: written by another version of plft (format {content.get('format')}, this one reads {FORMAT}).")
+        raise PlftError(
+            f"{folder}: written by another version of plft (format {content.get('format')}, this one reads {FORMAT})."
+        )
     try:
         return ModelCard(**content)
     except TypeError as error:
@@ -318,7 +325,9 @@ def base_checkpoint(folder: Path, card: ModelCard) -> Checkpoint:
     if card.backbone is not None:
         return resolve(str((folder / card.backbone).resolve()))
     base = card.base
-    checkpoint = resolve(base["name"], revision=base["revision"], trust_remote_code=base.get("trust_remote_code", False))
+    checkpoint = resolve(
+        base["name"], revision=base["revision"], trust_remote_code=base.get("trust_remote_code", False)
+    )
     if base["sha256"] and checkpoint.sha256 != base["sha256"]:
         raise PlftError(
             f"The base model {base['name']} is not the one this run was trained on (its weights have another sha256). "
@@ -348,19 +357,25 @@ def read_weights(file: Path) -> dict[str, Any]:
 
 
 def export_model(folder: Path, target: Path) -> None:
-    """Write a stand-alone transformers folder: adapters merged into the weights, tokenizer, head and labels beside them.
+    """Write a stand-alone transformers folder: adapters merged, tokenizer, head and labels beside the weights.
 
     `AutoModel.from_pretrained(target)` loads the backbone, and `plft predict target ...` the whole model.
     """
     card = read_card(folder)
     method = find_method(card.tuning["method"])
     if method.name == "adapter":
-        raise PlftError("Bottleneck adapters cannot be merged into the backbone's weights. Share the run's model folder instead.")
-    tuning = dict(card.tuning) | ({"method": "lora"} if method.quantizes else {})  # merged in full precision, not in 4 bits
+        raise PlftError(
+            "Bottleneck adapters cannot be merged into the backbone's weights. Share the run's model folder instead."
+        )
+    tuning = dict(card.tuning) | (
+        {"method": "lora"} if method.quantizes else {}
+    )  # merged in full precision, not in 4 bits
     checkpoint = base_checkpoint(folder, card)
     labels = LabelSpace.from_json(card.labels)
     head = None if card.custom_head is None else nn.Identity()
-    model = build_model(checkpoint, labels, ModelConfig(**card.model), TuningConfig(**tuning), head=head, seed=card.seed)
+    model = build_model(
+        checkpoint, labels, ModelConfig(**card.model), TuningConfig(**tuning), head=head, seed=card.seed
+    )
     if method.is_peft:
         load_adapter(model.backbone, folder / "adapter")
     state = read_weights(folder / "trained.safetensors")
@@ -379,5 +394,3 @@ def write_rows(file: Path, rows: Iterable[Row]) -> None:
     """Write a small table atomically."""
     with TableWriter(file) as write:
         write(rows)
-
-

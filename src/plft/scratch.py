@@ -18,7 +18,7 @@ from transformers import (
     T5Config,
 )
 
-from plft.errors import look_up
+from plft.errors import unknown_name
 from plft.vocabularies import scratch_tokenizer
 
 Shape = Callable[[PreTrainedTokenizerBase], PreTrainedConfig]
@@ -44,7 +44,9 @@ class Architecture:
 
 def architecture(name: str) -> Architecture:
     """Return a row of :data:`ARCHITECTURES`; an unknown name is a PlftError with a suggestion."""
-    return look_up("scratch model", name, ARCHITECTURES)
+    if name not in ARCHITECTURES:
+        raise unknown_name("scratch model", name, (each for each in ARCHITECTURES if not each.startswith("tiny-")))
+    return ARCHITECTURES[name]
 
 
 # -- shapes ------------------------------------------------------------------------------------------------------------
@@ -78,8 +80,8 @@ def _esm(layers: int, width: int, heads: int, feed_forward: int = 0, **others: A
     return shape
 
 
-_ESM1B = {"position_embedding_type": "absolute", "emb_layer_norm_before": True}
-_NUCLEOTIDE_TRANSFORMER = {
+_ESM1B: dict[str, Any] = {"position_embedding_type": "absolute", "emb_layer_norm_before": True}
+_NUCLEOTIDE_TRANSFORMER: dict[str, Any] = {
     "position_embedding_type": "absolute",
     "token_dropout": False,
     "max_position_embeddings": 1002,  # 1000 tokens, counted from the padding id + 1

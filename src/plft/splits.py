@@ -10,7 +10,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from plft.errors import PlftError, first_three, look_up
-from plft.labels import TaskType, as_columns, class_name, is_missing, label_is_missing, member_classes, number
+from plft.labels import (
+    TaskType,
+    as_columns,
+    class_name,
+    is_missing,
+    label_is_missing,
+    member_classes,
+    number,
+    printable,
+)
 from plft.records import Record
 
 N_BINS = 10  # strata of a regression: tenths of the sorted values
@@ -169,8 +178,10 @@ def _divide(
         )
     strata = splitter.strata(records, groups, task)
     sizes = [len(group) for group in groups]
+    frequency = Counter(strata)
     keys = [
-        (stratum, -size if splitter.largest_first else 0, _draw(records, group, seed))
+        # Rare strata first: what they cannot give to valid and test, the frequent ones make up for.
+        (frequency[stratum], stratum, -size if splitter.largest_first else 0, _draw(records, group, seed))
         for stratum, size, group in zip(strata, sizes, groups, strict=True)
     ]
     parts = _deal(sizes, strata, sorted(range(len(groups)), key=keys.__getitem__), wanted)
@@ -247,7 +258,7 @@ def counts_of(records: Iterable[Record]) -> str:
     """Return ``train 80, valid 10, test 10``; train, valid and test first, others by name."""
     counts = Counter(record.split or "none" for record in records)
     order = [*("train", "valid", "test"), *sorted(set(counts) - {"train", "valid", "test"})]
-    return ", ".join(f"{name} {counts[name]}" for name in order if counts[name])
+    return ", ".join(f"{printable(name)} {counts[name]}" for name in order if counts[name])
 
 
 def complete_splits(records: Sequence[Record], task: TaskType, seed: int = 0) -> Split:

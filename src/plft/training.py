@@ -23,8 +23,7 @@ from transformers import (
     TrainerCallback,
     TrainingArguments,
 )
-from transformers.trainer_utils import EvalLoopOutput
-from transformers.trainer_utils import unwrap_peft_model
+from transformers.trainer_utils import EvalLoopOutput, unwrap_peft_model
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from plft.batching import Collator, TrainingBatches, default_budget, sorted_batches
@@ -52,9 +51,9 @@ class SequenceTaskTrainer(Trainer):
     """The transformers Trainer for sequence and residue tasks.
 
     model: a `PLMTaskModel`, or what `peft.get_peft_model` made of one (its head trains also then).  train_dataset,
-    eval_dataset, test_dataset: `SequenceDataset`s.  args: TrainingArguments; without them they are made from output_dir,
-    num_train_epochs, per_device_train_batch_size (sequences of average length), learning_rate, eval_strategy,
-    save_strategy and any other TrainingArguments field in `more`.  token_budget: tokens per batch instead of sequences.
+    eval_dataset, test_dataset: `SequenceDataset`s.  args: TrainingArguments; without them they are made from
+    output_dir, num_train_epochs, per_device_train_batch_size (sequences of average length), learning_rate,
+    eval_strategy, save_strategy and any other of its fields in `more`.  token_budget: tokens per batch instead.
     """
 
     def __init__(
@@ -192,7 +191,10 @@ class SequenceTaskTrainer(Trainer):
             return outputs, loss, weight
         shares: list[Any] = [None] * self.args.world_size
         dist.all_gather_object(shares, (outputs, loss, weight))
-        joined = [next(each for each in candidates if each is not None) for candidates in zip(*(s[0] for s in shares), strict=True)]
+        joined = [
+            next(each for each in candidates if each is not None)
+            for candidates in zip(*(s[0] for s in shares), strict=True)
+        ]
         return joined, sum(share[1] for share in shares), sum(share[2] for share in shares)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
@@ -231,7 +233,9 @@ def train_the_head(model: nn.Module) -> None:
             parameter.requires_grad_(True)
 
 
-def get_compute_metrics_fn(task_type: TaskType | str, classes: tuple[str, ...] = ()) -> Callable[[Any], dict[str, float]]:
+def get_compute_metrics_fn(
+    task_type: TaskType | str, classes: tuple[str, ...] = ()
+) -> Callable[[Any], dict[str, float]]:
     """A `compute_metrics` for a plain transformers Trainer: takes an EvalPrediction with logits and label_ids.
 
     Labels that are missing (-100, NaN) are not scored. Logits: (n, classes), (n, tokens, classes), or (n[, tokens], 1).
@@ -265,7 +269,11 @@ def choose_precision(wanted: str, family: Family) -> tuple[str, str]:
     if torch.cuda.is_available():
         if torch.cuda.is_bf16_supported():
             return "bf16", "the GPU computes in bf16"
-        return ("fp16", "the GPU has no bf16") if family.fp16 else ("fp32", f"no bf16, and {family.title} overflows in fp16")
+        return (
+            ("fp16", "the GPU has no bf16")
+            if family.fp16
+            else ("fp32", f"no bf16, and {family.title} overflows in fp16")
+        )
     if torch.backends.mps.is_available():
         return "fp32", "Apple GPU"
     features = torch.cpu.get_capabilities()
@@ -287,7 +295,9 @@ def training_arguments(
         learning_rate=learning_rate,
         weight_decay=settings.weight_decay,
         warmup_steps=settings.warmup_share,  # below 1 it is read as a share of all steps
-        lr_scheduler_type={"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}[settings.schedule],
+        lr_scheduler_type={"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}[
+            settings.schedule
+        ],
         max_grad_norm=settings.max_grad_norm,
         gradient_accumulation_steps=settings.accumulation,
         gradient_checkpointing=settings.gradient_checkpointing,
@@ -313,7 +323,7 @@ def training_arguments(
 
 
 class History(TrainerCallback):
-    """Writes history.jsonl: one JSON object per logged step or evaluation, rewritten on resume so that nothing doubles."""
+    """Writes history.jsonl: one JSON object per logged step or evaluation; nothing doubles on resume."""
 
     def __init__(self, file: Path, residues_per_epoch: int) -> None:
         self.file = file
@@ -333,7 +343,9 @@ class History(TrainerCallback):
         row = state.log_history[-1]
         if "loss" in row:
             now, epoch = time.monotonic(), row.get("epoch", 0.0)
-            row["residues_per_second"] = round((epoch - self.last[1]) * self.residues_per_epoch / (now - self.last[0]), 1)
+            row["residues_per_second"] = round(
+                (epoch - self.last[1]) * self.residues_per_epoch / (now - self.last[0]), 1
+            )
             self.last = (now, epoch)
         with self.file.open("a") as handle:
             handle.write(json.dumps(self.row(row)) + "\n")
@@ -343,7 +355,10 @@ class History(TrainerCallback):
         """Rename the Trainer's keys to ours: step and epoch first, eval_ becomes valid_, NaN becomes null."""
         first = {"step": entry.get("step"), "epoch": entry.get("epoch")}
         rest = {key.replace("eval_", "valid_", 1): value for key, value in entry.items() if key not in first}
-        return {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in (first | rest).items()}
+        return {
+            key: None if isinstance(value, float) and not math.isfinite(value) else value
+            for key, value in (first | rest).items()
+        }
 
 
 def stopping(settings: TrainingConfig, can_evaluate: bool) -> list[TrainerCallback]:

@@ -9,7 +9,7 @@ import os
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import click
 import typer
@@ -27,13 +27,29 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-DataArgument = Annotated[str, typer.Argument(help="Table (csv, tsv, jsonl, parquet), FASTA, or a folder with train/valid/test.", show_default=False)]
-RunArgument = Annotated[str, typer.Argument(help="Run folder, exported folder, or a checkpoint with its own head.", show_default=False)]
-LabelOption = Annotated[Optional[list[str]], typer.Option("--label-column", help="Label column; give it several times for a multi-output regression.")]
-SequenceOption = Annotated[Optional[str], typer.Option("--sequence-column", help="Sequence column.")]
-SplitColumnOption = Annotated[Optional[str], typer.Option("--split-column", help="Column that says train, valid or test.")]
-MissingOption = Annotated[Optional[str], typer.Option("--missing", help="Sentinel of a missing label, for example 999.")]
-TaskOption = Annotated[Optional[str], typer.Option("--task", help="seq_classification, seq_regression, token_classification, token_regression, seq_multilabel, or auto.")]
+DataArgument = Annotated[
+    str,
+    typer.Argument(
+        help="Table (csv, tsv, jsonl, parquet), FASTA, or a folder with train/valid/test.", show_default=False
+    ),
+]
+RunArgument = Annotated[
+    str, typer.Argument(help="Run folder, exported folder, or a checkpoint with its own head.", show_default=False)
+]
+LabelOption = Annotated[
+    list[str] | None,
+    typer.Option("--label-column", help="Label column; give it several times for a multi-output regression."),
+]
+SequenceOption = Annotated[str | None, typer.Option("--sequence-column", help="Sequence column.")]
+SplitColumnOption = Annotated[str | None, typer.Option("--split-column", help="Column that says train, valid or test.")]
+MissingOption = Annotated[str | None, typer.Option("--missing", help="Sentinel of a missing label, for example 999.")]
+TaskOption = Annotated[
+    str | None,
+    typer.Option(
+        "--task",
+        help="seq_classification, seq_regression, token_classification, token_regression, seq_multilabel, or auto.",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 
@@ -51,7 +67,9 @@ def version(wanted: bool) -> None:
 
 @app.callback()
 def main_options(
-    version: Annotated[bool, typer.Option("--version", callback=version, is_eager=True, help="Print the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     """Fine-tune protein and DNA language models on your labelled sequences."""
 
@@ -84,8 +102,8 @@ def data_values(
 @app.command(epilog=example("plft check proteins.csv"))
 def check(
     data: DataArgument,
-    valid: Annotated[Optional[str], typer.Option(help="File with the validation part.")] = None,
-    test: Annotated[Optional[str], typer.Option(help="File with the test part.")] = None,
+    valid: Annotated[str | None, typer.Option(help="File with the validation part.")] = None,
+    test: Annotated[str | None, typer.Option(help="File with the test part.")] = None,
     task: TaskOption = None,
     sequence_column: SequenceOption = None,
     label_column: LabelOption = None,
@@ -114,9 +132,13 @@ def check(
 @app.command(epilog=example("plft split proteins.csv -o split.csv --by stratified"))
 def split(
     data: DataArgument,
-    out: Annotated[Path, typer.Option("-o", "--out", help="Table to write (csv, tsv, jsonl, parquet).", show_default=False)],
+    out: Annotated[
+        Path, typer.Option("-o", "--out", help="Table to write (csv, tsv, jsonl, parquet).", show_default=False)
+    ],
     by: Annotated[str, typer.Option(help="random, stratified or group.")] = "stratified",
-    group: Annotated[Optional[str], typer.Option(help="Column of the groups that must stay together (--by group).")] = None,
+    group: Annotated[
+        str | None, typer.Option(help="Column of the groups that must stay together (--by group).")
+    ] = None,
     valid: Annotated[float, typer.Option(help="Share of the validation part.")] = 0.1,
     test: Annotated[float, typer.Option(help="Share of the test part.")] = 0.1,
     seed: Annotated[int, typer.Option(help="Seed.")] = 0,
@@ -126,41 +148,68 @@ def split(
 ) -> None:
     """Add a split column to a table; equal sequences always stay in one part."""
     from plft import console
-    from plft.splits import split_file
+    from plft.formats import reader_of, rows_of
+    from plft.labels import TaskType, guess_task
+    from plft.records import Columns, load_data
+    from plft.splits import assign_splits
+    from plft.tables import TableWriter
 
-    sentence = split_file(
-        data, out, by=by, group=group, valid=valid, test=test, seed=seed, task=task,
-        sequence_column=sequence_column or "sequence", label_column=(label_column or ["label"])[0],
+    path = Path(data)
+    if path.is_dir():
+        raise PlftError(f"{data} is a folder, whose files are splits already. Give one table or FASTA file.")
+    labels = tuple(label_column or ["label"])
+    columns = Columns(
+        sequence=sequence_column or "sequence",
+        label=labels if len(labels) > 1 else labels[0],
+        extra=(group,) if group else (),
     )
-    console.say(sentence)
+    records = load_data(path, columns=columns)
+    labelled = any(each.label is not None for each in records)
+    guessed = guess_task(records).task if labelled else TaskType.SEQ_CLASSIFICATION
+    chosen = guessed if task in (None, "auto") else TaskType.named(task)
+    way = by if labelled or by != "stratified" else "random"
+    made = assign_splits(records, way, task=chosen, seed=seed, valid=valid, test=test, group=group)
+    rows = zip(rows_of(path, reader_of(path)), made.records, strict=True)
+    with TableWriter(out) as write:
+        write({**row, "split": record.split} for row, record in rows)
+    console.say(made.sentence)
     console.result(f"{out}\nnext: plft train {out} --out RUN")
 
 
 @app.command(epilog=example("plft train proteins.csv --model scratch:esm2-1m --tune full --out run1"))
 def train(
-    data: Annotated[Optional[str], typer.Argument(help="Table, FASTA or folder (may also come from --config).", show_default=False)] = None,
+    data: Annotated[
+        str | None, typer.Argument(help="Table, FASTA or folder (may also come from --config).", show_default=False)
+    ] = None,
     out: Annotated[Path, typer.Option("-o", "--out", help="Run folder to make.")] = Path("run"),
-    model: Annotated[Optional[str], typer.Option(help="builtin:protein, a local folder, a hub id, a short name, or scratch:NAME.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="builtin:protein, a local folder, a hub id, a short name, or scratch:NAME.")
+    ] = None,
     task: TaskOption = None,
-    tune: Annotated[Optional[str], typer.Option(help="head, lora, dora, qlora, ia3, adapter, last-N or full.")] = None,
-    head: Annotated[Optional[str], typer.Option(help="mlp, linear, cnn or light_attention.")] = None,
-    pooling: Annotated[Optional[str], typer.Option(help="mean, max, cls or attention.")] = None,
-    epochs: Annotated[Optional[float], typer.Option(help="Passes over the training sequences.")] = None,
-    max_steps: Annotated[Optional[int], typer.Option(help="Stop after this many steps.")] = None,
-    learning_rate: Annotated[Optional[float], typer.Option(help="Peak learning rate.")] = None,
-    batch_residues: Annotated[Optional[int], typer.Option(help="Residues per batch.")] = None,
-    seed: Annotated[Optional[int], typer.Option(help="Seed.")] = None,
-    valid: Annotated[Optional[str], typer.Option(help="File with the validation part.")] = None,
-    test: Annotated[Optional[str], typer.Option(help="File with the test part.")] = None,
+    tune: Annotated[str | None, typer.Option(help="head, lora, dora, qlora, ia3, adapter, last-N or full.")] = None,
+    head: Annotated[str | None, typer.Option(help="mlp, linear, cnn or light_attention.")] = None,
+    pooling: Annotated[str | None, typer.Option(help="mean, max, cls or attention.")] = None,
+    epochs: Annotated[float | None, typer.Option(help="Passes over the training sequences.")] = None,
+    max_steps: Annotated[int | None, typer.Option(help="Stop after this many steps.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
+    batch_residues: Annotated[int | None, typer.Option(help="Residues per batch.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed.")] = None,
+    valid: Annotated[str | None, typer.Option(help="File with the validation part.")] = None,
+    test: Annotated[str | None, typer.Option(help="File with the test part.")] = None,
     sequence_column: SequenceOption = None,
     label_column: LabelOption = None,
     split_column: SplitColumnOption = None,
     missing: MissingOption = None,
-    unknown_letters: Annotated[Optional[str], typer.Option(help="map, error or drop.")] = None,
-    trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code", help="Run code that the model brings along (needs a pinned revision).")] = False,
-    config: Annotated[Optional[Path], typer.Option("--config", help="YAML configuration; flags override it.")] = None,
-    set: Annotated[Optional[list[str]], typer.Option("--set", help="Any setting: section.key=value.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint of an interrupted run.")] = False,
+    unknown_letters: Annotated[str | None, typer.Option(help="map, error or drop.")] = None,
+    trust_remote_code: Annotated[
+        bool,
+        typer.Option("--trust-remote-code", help="Run code that the model brings along (needs a pinned revision)."),
+    ] = False,
+    config: Annotated[Path | None, typer.Option("--config", help="YAML configuration; flags override it.")] = None,
+    set: Annotated[list[str] | None, typer.Option("--set", help="Any setting: section.key=value.")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the last checkpoint of an interrupted run.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run that is there.")] = False,
     json: JsonOption = False,
 ) -> None:
@@ -173,7 +222,13 @@ def train(
         "data": data_values(data, valid, test, sequence_column, label_column, split_column, missing, unknown_letters),
         "model": {"name": model, "head": head, "pooling": pooling, "trust_remote_code": trust_remote_code or None},
         "tuning": {"method": tune},
-        "training": {"epochs": epochs, "max_steps": max_steps, "learning_rate": learning_rate, "batch_residues": batch_residues, "seed": seed},
+        "training": {
+            "epochs": epochs,
+            "max_steps": max_steps,
+            "learning_rate": learning_rate,
+            "batch_residues": batch_residues,
+            "seed": seed,
+        },
     }
     for section, given in flags.items():
         known = {key: value for key, value in given.items() if value is not None}
@@ -241,8 +296,12 @@ def quiet_libraries() -> None:
 @app.command(epilog=example("plft evaluate run1 more.csv"))
 def evaluate(
     run: RunArgument,
-    data: Annotated[Optional[str], typer.Argument(help="Labelled file; without it the run's own data.", show_default=False)] = None,
-    split: Annotated[Optional[str], typer.Option(help="Which split; by default test, or the whole file where it has none.")] = None,
+    data: Annotated[
+        str | None, typer.Argument(help="Labelled file; without it the run's own data.", show_default=False)
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Which split; by default test, or the whole file where it has none.")
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Metrics with 95 % intervals on the run's own test split or on another labelled file."""
@@ -263,7 +322,9 @@ def evaluate(
 def predict(
     run: RunArgument,
     data: DataArgument,
-    out: Annotated[Path, typer.Option("-o", "--out", help="Table to write: csv, tsv, jsonl or parquet.", show_default=False)],
+    out: Annotated[
+        Path, typer.Option("-o", "--out", help="Table to write: csv, tsv, jsonl or parquet.", show_default=False)
+    ],
     sequence_column: SequenceOption = None,
 ) -> None:
     """Predict for every sequence of a file: streamed, in the file's order, written only when complete."""
@@ -284,7 +345,9 @@ def predict(
 def embed(
     model: Annotated[str, typer.Argument(help="Run folder, or anything that --model takes.", show_default=False)],
     data: DataArgument,
-    out: Annotated[Path, typer.Option("-o", "--out", help="Table to write: csv, tsv, jsonl or parquet.", show_default=False)],
+    out: Annotated[
+        Path, typer.Option("-o", "--out", help="Table to write: csv, tsv, jsonl or parquet.", show_default=False)
+    ],
 ) -> None:
     """Write each sequence's mean hidden state over its residues."""
     from plft import console

@@ -1,0 +1,208 @@
+"""Splitting records: shares, strata, groups, and what is done when splits are missing."""
+
+import random
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+
+from plft.errors import PlftError
+from plft.labels import TaskType
+from plft.records import Record
+from plft.splits import SPLITTERS, add_valid, assign_splits, complete_splits
+
+CLASSES = TaskType.SEQ_CLASSIFICATION
+
+
+def sequence(pick: random.Random, length: int = 20) -> str:
+    return "".join(pick.choices("ACDEFGHIKLMNPQRSTVWY", k=length))
+
+
+def made(n: int = 200, label=lambda row: "yes" if row % 4 == 0 else "no", seed: int = 0) -> list[Record]:
+    pick = random.Random(seed)
+    return [Record(f"s{row}", sequence(pick), label(row), file="d.csv", row=row) for row in range(1, n + 1)]
+
+
+def counts(records) -> dict[str, int]:
+    return dict(Counter(record.split for record in records))
+
+
+@pytest.mark.parametrize("by", ["random", "stratified"])
+def test_the_shares_are_met(by):
+    split = assign_splits(made(), by, task=CLASSES)
+    assert counts(split.records) == {"train": 160, "valid": 20, "test": 20}
+    assert "80/10/10" in split.sentence
+    assert "train 160, valid 20, test 20" in split.sentence
+    assert "seed 0" in split.sentence
+
+
+def test_records_keep_their_order_and_everything_but_the_split():
+    records = made(30)
+    split = assign_splits(records, task=CLASSES)
+    assert [replace(record, split=None) for record in split.records] == records
+
+
+def test_classes_have_the_same_share_in_every_part():
+    split = assign_splits(made(400), task=CLASSES)
+    for part, n in (("train", 80), ("valid", 10), ("test", 10)):
+        labels = Counter(record.label for record in split.records if record.split == part)
+        assert labels["yes"] == pytest.approx(n, abs=1)
+
+
+def test_every_class_occurs_in_train_even_a_very_rare_one():
+    records = made(100, label=lambda row: f"rare{row}" if row <= 8 else "common")
+    for seed in range(5):
+        split = assign_splits(records, task=CLASSES, seed=seed)
+        assert {each.label for each in split.records if each.split == "train"} == {each.label for each in records}
+        assert counts(split.records) == {"train": 80, "valid": 10, "test": 10}
+
+
+def test_values_are_spread_evenly():
+    split = assign_splits(made(300, label=lambda row: str(row**2)), task=TaskType.SEQ_REGRESSION)
+    rows = sorted(record.row for record in split.records if record.split == "test")
+    assert len(rows) == 30
+    assert all(sum(low < row <= low + 30 for row in rows) in (2, 3, 4) for low in range(0, 300, 30))
+
+
+@pytest.mark.parametrize("task", list(TaskType))
+def test_every_task_can_be_split_also_with_missing_labels(task):
+    label = {"token_regression": "1 2 3", "seq_multilabel": "a|b", "seq_regression": "2.5"}.get(task, "HEC")
+    records = made(50, label=lambda row: None if row % 5 == 0 else label)
+    assert counts(assign_splits(records, task=task).records) == {"train": 40, "valid": 5, "test": 5}
+
+
+@pytest.mark.parametrize("by", list(SPLITTERS))
+def test_equal_sequences_stay_in_one_part(by):
+    base = made(60)
+    records = [replace(record, extra={"family": str(index)}) for index, record in enumerate(base * 3)]
+    split = assign_splits(records, by, task=CLASSES, group="family")
+    parts = {}
+    for record in split.records:
+        parts.setdefault(record.sequence, set()).add(record.split)
+    assert all(len(each) == 1 for each in parts.values())
+    assert counts(split.records)["valid"] == pytest.approx(18, abs=3)
+
+
+def test_groups_stay_whole_even_where_they_share_a_sequence():
+    records = [replace(record, extra={"family": f"f{record.row % 40}"}) for record in made(200)]
+    bridge = replace(records[0], extra={"family": "f2"})  # the sequence of f1, again in f2
+    split = assign_splits([*records, bridge], "group", task=CLASSES, group="family")
+    parts = {}
+    for record in split.records:
+        parts.setdefault(record.extra["family"], set()).add(record.split)
+    assert all(len(each) == 1 for each in parts.values())
+    assert parts["f1"] == parts["f2"]
+    assert counts(split.records)["test"] == pytest.approx(20, abs=5)
+    assert "family" in split.sentence
+
+
+def test_records_without_a_group_are_groups_of_their_own():
+    records = [replace(record, extra={"family": ""}) for record in made(50)]
+    assert counts(assign_splits(records, "group", task=CLASSES, group="family").records)["train"] == 40
+
+
+def test_the_seed_decides_and_the_order_of_the_rows_does_not():
+    records = made(100)
+    one = {each.id: each.split for each in assign_splits(records, task=CLASSES, seed=1).records}
+    same = {each.id: each.split for each in assign_splits(records[::-1], task=CLASSES, seed=1).records}
+    other = {each.id: each.split for each in assign_splits(records, task=CLASSES, seed=2).records}
+    assert one == same
+    assert one != other
+
+
+def test_the_split_is_the_same_on_every_machine():
+    # Written down once: a change here changes every published split.
+    split = assign_splits(made(20), task=CLASSES, seed=0)
+    assert [record.row for record in split.records if record.split == "test"] == [1, 6]
+    assert [record.row for record in split.records if record.split == "valid"] == [3, 4]
+
+
+def test_a_share_of_zero_makes_no_such_part():
+    assert counts(assign_splits(made(50), task=CLASSES, test=0.0).records) == {"train": 45, "valid": 5}
+
+
+@pytest.mark.parametrize("n", range(3, 12))
+def test_no_part_is_empty_however_few_the_sequences(n):
+    assert set(counts(assign_splits(made(n), task=CLASSES).records)) == {"train", "valid", "test"}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"by": "randon"}, "Did you mean 'random'"),
+        ({"valid": 0.6, "test": 0.5}, "leave nothing for train"),
+        ({"valid": -0.1}, "must be at least 0"),
+        ({"by": "group"}, "needs the column"),
+        ({"by": "group", "group": "family"}, r"d\.csv, row 1 \(id s1\): has no group column 'family'"),
+    ],
+)
+def test_impossible_splits_are_one_clear_line(options, message):
+    with pytest.raises(PlftError, match=message):
+        assign_splits(made(20), **({"task": CLASSES} | options))
+
+
+def test_too_few_different_sequences_cannot_be_split():
+    with pytest.raises(PlftError, match=r"Cannot split 2 different sequence\(s\)"):
+        assign_splits(made(2) * 5, task=CLASSES)
+
+
+# --- completing
+
+
+def test_valid_is_taken_from_train_alone():
+    records = [replace(record, split="test" if record.row > 150 else "train") for record in made(200)]
+    split = add_valid(records)
+    assert counts(split.records) == {"train": 135, "valid": 15, "test": 50}
+    assert [each.id for each in split.records if each.split == "test"] == [each.id for each in records[150:]]
+    assert "10 % of train" in split.sentence
+
+
+def test_without_any_split_the_records_are_divided():
+    split = complete_splits(made(100), CLASSES)
+    assert counts(split.records) == {"train": 80, "valid": 10, "test": 10}
+    assert split.sentence.startswith("No split given.")
+
+
+def test_train_alone_is_divided_too():
+    records = [replace(record, split="train") for record in made(100)]
+    assert counts(complete_splits(records, CLASSES).records) == {"train": 80, "valid": 10, "test": 10}
+
+
+def test_train_and_test_get_a_valid_split():
+    records = [replace(record, split="test" if record.row % 5 == 0 else "train") for record in made(100)]
+    assert counts(complete_splits(records, CLASSES).records) == {"train": 72, "valid": 8, "test": 20}
+
+
+def test_given_splits_are_left_alone_and_a_missing_test_is_said():
+    names = ["train", "valid", "test_hard"]
+    records = [replace(record, split=names[record.row % 3]) for record in made(30)]
+    assert complete_splits(records, CLASSES).records == records
+    records = [replace(record, split=names[record.row % 2]) for record in made(30)]
+    split = complete_splits(records, CLASSES)
+    assert split.records == records
+    assert "no test split" in split.sentence
+
+
+@pytest.mark.parametrize(
+    ("splits", "message"),
+    [
+        (["train", None, "test"], r"1 records have no split: d\.csv, row 2"),
+        (["valid", "test", "test"], r"No record is in train; there are valid 1, test 2"),
+    ],
+)
+def test_splits_that_cannot_be_completed_are_one_clear_line(splits, message):
+    records = [replace(record, split=split) for record, split in zip(made(3), splits, strict=True)]
+    with pytest.raises(PlftError, match=message):
+        complete_splits(records, CLASSES)
+
+
+def test_no_records_cannot_be_completed():
+    with pytest.raises(PlftError):
+        complete_splits([], CLASSES)
+
+
+def test_the_published_test_split_stays_and_valid_is_added(real_data):
+    from plft.records import load_data
+
+    split = complete_splits(load_data(real_data / "dephos_galaxy" / "raw"), CLASSES)
+    assert counts(split.records) == {"train": 181, "valid": 20, "test": 50}
