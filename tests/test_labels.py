@@ -31,7 +31,9 @@ def texts(*labels):
 # --- text, missing values, class names
 
 
-@pytest.mark.parametrize("value", ["", "  ", "nan", "NaN", "NA", "None", "null", "-100", "-100.0", None, float("nan")])
+@pytest.mark.parametrize(
+    "value", ["", "  ", "nan", "NaN", "NA", "None", "null", "-100", "-100.0", "-nan", None, float("nan")]
+)
 def test_the_usual_spellings_of_missing_are_missing(value):
     assert is_missing(value)
 

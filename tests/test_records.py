@@ -139,6 +139,9 @@ def test_labels_can_be_left_out_or_required(write):
         read(unlabelled, labelled=True)
     with pytest.raises(PlftError, match="no column 'label'"):
         read(write("u.fasta", ">a\nMKT\n"), labelled=True)
+    assert read(unlabelled, Columns(label=("label",)))[0].label is None
+    with pytest.raises(PlftError, match="no column 'tm'"):
+        read(unlabelled, Columns(label="tm"))
     assert read(unlabelled, Columns(label="tm", split="fold"), labelled=False)[0].label is None
 
 

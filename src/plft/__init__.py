@@ -6,6 +6,7 @@ Modules, each importing only from those above it:
     alphabet      letters of protein, DNA, RNA; what to do with the others
     labels        how a label is read: tasks, missing values, classes, numbers
     formats       tables and FASTA files -> rows                                     TABLE of readers by suffix
+    tables        rows -> table files, written atomically                            TABLE of writers by suffix
     records       rows -> records
     config        one run, as pydantic models; YAML in, YAML out
     audit         what is wrong with a set of records
@@ -22,8 +23,8 @@ Modules, each importing only from those above it:
     dataset       records + family + task -> token ids and targets
     batching      examples -> batches within a token budget
     model         backbone + head (+ adapter) as one PreTrainedModel
-    tallies       what a metric counts, for many resamples at once
     resampling    the bootstrap over sequences
+    tallies       what a metric counts, for many resamples at once
     metrics       predictions + targets -> numbers with intervals                    TABLE
     training      the transformers Trainer, set up for the above
     prediction    model + sequences -> predictions, streamed

@@ -376,7 +376,7 @@ def _about_duplicates(found: Audit) -> list[str]:
 
 def _about_shared(found: Audit) -> list[str]:
     return [
-        f"{_n(count, 'sequence')} shared by {printable(pair.replace('&', ' and '), 80)}: results look better than they are."
+        f"{_n(count, 'sequence')} shared by {printable(pair.replace('&', ' and '))}: results look better than they are."
         for pair, count in found.shared.items()
         if count
     ]

@@ -158,11 +158,11 @@ def batch_labels(examples: Sequence[Example], labels: LabelSpace, is_residue_tas
         silent = np.nan if is_float else NO_CLASS
         values = [only_scored(value, each.scored, silent) for value, each in zip(values, examples, strict=True)]
         stacked = padded(values, silent, np.float32 if is_float else np.int64)
-        mean, scale = (labels.mean[0], labels.scale[0]) if is_float else (0.0, 1.0)
     else:
         stacked = np.stack(values)
-        mean, scale = (np.array(labels.mean), np.array(labels.scale)) if labels.task.is_regression else (0.0, 1.0)
-    return ((stacked - mean) / scale).astype(np.float32) if labels.task.is_regression else stacked
+    if not labels.task.is_regression:
+        return stacked
+    return ((stacked - np.array(labels.mean)) / np.array(labels.scale)).astype(np.float32)
 
 
 def only_scored(values: np.ndarray, scored: tuple[int, int], silent: float) -> np.ndarray:

@@ -36,8 +36,9 @@ def _decompressed(file: IO[bytes], path: Path) -> IO[bytes]:
     """Wrap a file by what its first bytes say, so that a compressed file without the suffix is read too."""
     head = file.read(6)
     file.seek(0)
-    for magic, (_, opener) in MAGIC.items():
-        if head.startswith(magic):
+    for magic, (suffix, opener) in MAGIC.items():
+        # "BZh" alone could also be the start of a text.
+        if head.startswith(magic) and (suffix == path.suffix.lower() or not magic.isascii()):
             return opener(file)
     if head and path.suffix.lower() in COMPRESSED:
         raise PlftError(

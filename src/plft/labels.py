@@ -114,7 +114,7 @@ def is_missing(value: Scalar, sentinel: str | None = None) -> bool:
     if text in MISSING_TEXTS or text == as_text(sentinel):
         return True
     value = None if text[0].isalpha() else number(text)
-    return value is not None and value in (IGNORED_CLASS, number(as_text(sentinel)))
+    return value is not None and (math.isnan(value) or value in (IGNORED_CLASS, number(as_text(sentinel))))
 
 
 @lru_cache(maxsize=4096)

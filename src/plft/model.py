@@ -48,8 +48,8 @@ class PLMTaskModel(PreTrainedModel):
         backbone = resolve(backbone_name).load_backbone() if isinstance(backbone_name, str) else backbone_name
         super().__init__(copy.deepcopy(backbone.config))  # a copy: what Trainer sets here must not change the backbone
         self.task_type = TaskType(task_type)
-        self.backbone = backbone
-        self.head = head
+        self.backbone: Any = backbone
+        self.head: Any = head
         self._no_split_modules = getattr(backbone, "_no_split_modules", None)
         self.all_tied_weights_keys: dict[str, str] = {}
         weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
@@ -139,7 +139,7 @@ def trained_state(model: nn.Module) -> dict[str, Tensor]:
 
     Keys are the model's own names. Shared weights appear once, so that safetensors can hold them.
     """
-    state = {name: each for name, each in model.named_parameters() if each.requires_grad or ".head." in f".{name}"}
+    state: dict[str, Tensor] = {name: each for name, each in model.named_parameters() if each.requires_grad or ".head." in f".{name}"}
     state |= {name: each for name, each in model.named_buffers() if ".head." in f".{name}"}
     return {name: each.detach().contiguous() for name, each in state.items()}
 

@@ -143,7 +143,7 @@ def train(
     prepared = prepare(config, say, custom_head=head is not None)
     config = prepared.config
     precision, why = choose_precision(config.training.precision, prepared.checkpoint.family)
-    model = build(prepared, head)
+    model: Any = build(prepared, head)
     trainable, total = count_parameters(model)
     say(f"{trainable:,} of {total:,} parameters train ({trainable / total:.2%}); {precision}, {why}")
     if is_main():
@@ -240,7 +240,7 @@ def prepare(config: RunConfig, say: Say = quiet, custom_head: bool = False) -> P
     }
     facts = letters.facts | data_facts(config.data, parts, datasets, labels)
     sentences += facts.pop("sentences")
-    findings = audit(records, task, missing=config.data.missing)
+    findings = audit(records, task, missing=config.data.missing, columns=config.data.columns.labels)
     sentences += findings.warnings
     facts["audit"] = findings.to_json()
     for sentence in sentences:
@@ -495,7 +495,7 @@ def describe(prepared: Prepared, precision: str, parameters: tuple[int, int], co
         "precision": precision,
         "threads": torch.get_num_threads(),
         "processes": int(os.environ.get("WORLD_SIZE", "1")),
-        "data": prepared.facts | {"duplicated": prepared.facts["audit"].get("duplicates", 0)},
+        "data": prepared.facts | {"duplicated": prepared.facts["audit"]["duplicate_sequences"]},
         "sentences": prepared.sentences,
         "parameters": {"trainable": parameters[0], "total": parameters[1]},
         "family": checkpoint.family.title,
@@ -657,9 +657,8 @@ def embedder(name: str) -> Predictor:
     """A predictor whose outputs are the mean hidden states over residues."""
     if (Path(name) / "run.yaml").exists() or (Path(name) / "plft.json").exists():
         trained = load(name)
-        if not hasattr(trained.model, "backbone"):
-            raise PlftError(f"{name} has no backbone of ours to embed with.")
-        backbone, tokenizer, limit = trained.model.backbone, trained.tokenizer, trained.max_residues
+        backbone: Any = trained.model.backbone
+        tokenizer, limit = trained.tokenizer, trained.max_residues
     else:
         checkpoint = resolve(name)
         tokenizer, limit = checkpoint.residue_tokenizer, longest_input(checkpoint.family)

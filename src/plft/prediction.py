@@ -123,7 +123,7 @@ class Predictor:
         if labels.task.is_regression:
             return number_cells(labels.columns, np.atleast_1d(output), target)
         if labels.task.is_multilabel:
-            chosen = "|".join(name for name, p in zip(labels.classes, output, strict=True) if p >= 0.5)
+            chosen = joined_classes(labels.classes, np.asarray(output) >= 0.5)
             true = None if target is None else joined_classes(labels.classes, target)
         else:
             chosen = labels.classes[int(np.argmax(output))]
@@ -134,8 +134,10 @@ class Predictor:
 
 
 def joined_classes(classes: Sequence[str], target: np.ndarray) -> str:
-    """The classes of a multi-label target joined by ``|``; empty when the label is missing."""
-    return "|".join(name for name, present in zip(classes, target, strict=True) if present == 1)
+    """The classes of a multi-label target joined by ``|``: "|" for none of them, "" when the label is missing."""
+    if np.isnan(target).all():
+        return ""
+    return "|".join(name for name, present in zip(classes, target, strict=True) if present == 1) or "|"
 
 
 def number_cells(columns: Sequence[str], values: np.ndarray, target: np.ndarray | None) -> Row:

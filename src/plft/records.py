@@ -73,7 +73,7 @@ class Columns:
         named = {self.sequence, *self.extra}
         if labelled is not False:
             named |= {name for name in (self.id, self.split, self.mask, self.weight) if name not in defaults}
-        if labelled or (labelled is None and self.label != "label"):
+        if labelled or (labelled is None and self.labels != ("label",)):
             named |= set(self.labels)
         return named
 

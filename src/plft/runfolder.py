@@ -194,7 +194,7 @@ def build_model(
     return PLMTaskModel(labels.task, tuned, head, class_weights=class_weights)
 
 
-def save_model(folder: Path, model: PLMTaskModel, card: ModelCard, checkpoint: Checkpoint) -> None:
+def save_model(folder: Path, model: Any, card: ModelCard, checkpoint: Checkpoint) -> None:
     """Write a model folder in one go: beside the target first, then renamed into place."""
     method = find_method(card.tuning["method"])
     keeps_weights = method.name == "full" or checkpoint.is_scratch
@@ -210,7 +210,8 @@ def save_model(folder: Path, model: PLMTaskModel, card: ModelCard, checkpoint: C
             checkpoint.config.save_pretrained(backbone_folder)
         checkpoint.tokenizer.save_pretrained(backbone_folder)
         if method.is_peft:
-            model.backbone.save_pretrained(partial / "adapter")
+            model.backbone.peft_config["default"].base_model_name_or_path = checkpoint.name
+            model.backbone.save_pretrained(partial / "adapter", save_embedding_layers=False)
             adapter = {name for name in state if ".lora_" in name or ".ia3_" in name}
             state = {name: each for name, each in state.items() if name not in adapter}
         save_file(state, partial / "trained.safetensors")

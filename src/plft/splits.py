@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-
-import numpy as np
 
 from plft.errors import PlftError, first_three, look_up
 from plft.labels import (
@@ -98,11 +97,9 @@ def _first_number(record: Record) -> float | None:
 
 
 def _tenths(values: Sequence[float | None]) -> list[str]:
-    present = [value for value in values if value is not None]
-    if not present:
-        return [""] * len(values)
-    edges = np.quantile(present, np.linspace(0, 1, N_BINS + 1)[1:-1])
-    return ["" if value is None else f"{np.searchsorted(edges, value, side='right'):02d}" for value in values]
+    ordered = sorted(value for value in values if value is not None)
+    edges = [ordered[len(ordered) * tenth // N_BINS] for tenth in range(1, N_BINS)] if ordered else []
+    return ["" if value is None else f"{bisect_right(edges, value):02d}" for value in values]
 
 
 def _rarest_class(records: Sequence[Record]) -> list[str]:

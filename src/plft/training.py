@@ -157,6 +157,8 @@ class SequenceTaskTrainer(Trainer):
         """Run over all batches (shared out between processes) and score per record, windows stitched."""
         dataset: SequenceDataset = dataloader.dataset  # type: ignore[assignment]
         labels = dataset.labels
+        if labels is None:
+            raise PlftError("These sequences have no labels to be scored against. Use Predictor.predict for them.")
         batches = sorted_batches(dataset.lengths, self.token_budget * EVALUATION_SHARE)
         mine = batches[self.args.process_index :: self.args.world_size]
         outputs: list[Any] = [None] * len(dataset)
@@ -167,7 +169,7 @@ class SequenceTaskTrainer(Trainer):
                 batch_weight = self.weight_of(inputs)
                 loss += float(result.loss) * batch_weight
                 weight += batch_weight
-            self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
+            self.callback_handler.on_prediction_step(self.args, self.state, self.control)
         outputs, loss, weight = self.from_all_processes(outputs, loss, weight)
         per_record = dataset.per_record(outputs)
         targets = dataset.targets() if weight else None

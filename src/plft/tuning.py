@@ -203,18 +203,17 @@ class Bottleneck(nn.Module):
         return hidden + self.up(nn.functional.gelu(self.down(hidden)))
 
 
-def with_bottlenecks(backbone: nn.Module, family: Family, settings: TuningConfig) -> nn.Module:
+def with_bottlenecks(backbone: Any, family: Family, settings: TuningConfig) -> nn.Module:
     """Put a bottleneck adapter behind each chosen block (the placement of Pfeiffer et al. 2021)."""
     blocks = blocks_of(backbone, family)
-    width = backbone.config.hidden_size
     for index in chosen_blocks(backbone, family, settings):
-        adapter = Bottleneck(width, settings.bottleneck)
+        adapter = Bottleneck(backbone.config.hidden_size, settings.bottleneck)
         blocks[index].bottleneck = adapter
         blocks[index].register_forward_hook(through_bottleneck)
     return backbone
 
 
-def through_bottleneck(block: nn.Module, inputs: Any, output: Any) -> Any:
+def through_bottleneck(block: Any, inputs: Any, output: Any) -> Any:
     """Forward hook: send the block's hidden states through its adapter; other outputs pass unchanged."""
     if isinstance(output, tuple):
         return (block.bottleneck(output[0]), *output[1:])

@@ -122,7 +122,7 @@ def check(
     with console.progress_bar() as progress:
         progress.add_task("reading", total=None)
         records = load_data(values.file, values.valid, values.test, values.columns)
-        findings = audit(records, None if task in (None, "auto") else TaskType.named(task), missing=missing)
+        findings = audit(records, None if task in (None, "auto") else TaskType.named(task), missing=missing, columns=values.columns.labels)
     if json:
         console.as_json(findings.to_json())
     else:
