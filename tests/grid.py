@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-import tiny
 
+import tiny
 from plft.config import ModelConfig, TuningConfig
 from plft.dataset import SequenceDataset, build_dataset
 from plft.labels import LabelSpace, TaskType

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from grid import records
 
+from grid import records
 from plft.labels import TaskType
 from plft.runfolder import load_predictor
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny
 import torch
-from grid import GRID, QUICK, built, records
 
+import tiny
+from grid import GRID, QUICK, built, records
 from plft.batching import collate
 from plft.labels import LabelSpace, TaskType
 from plft.model import infer

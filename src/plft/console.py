@@ -90,6 +90,7 @@ def findings(audit: Any, name: str) -> None:
     """What `plft check` found: counts, lengths, letters, labels, duplicates, warnings."""
     counts = ", ".join(f"{split} {count:,}" for split, count in audit.splits.items())
     lengths = audit.lengths
+    shared = [f"{pair} {n:,}" for pair, n in audit.shared.items() if n]
     facts = [
         ("sequences", f"{audit.n:,} ({counts})"),
         ("alphabet", audit.alphabet),
@@ -103,7 +104,7 @@ def findings(audit: Any, name: str) -> None:
         ("task", f"{audit.task or 'not clear'}: {audit.reason}" if audit.reason else str(audit.task)),
         ("sequences given more than once", f"{audit.duplicate_sequences:,}"),
         ("sequences with different labels", f"{audit.conflicting_labels:,}"),
-        ("sequences shared between splits", ", ".join(f"{pair} {n:,}" for pair, n in audit.shared.items() if n) or "none"),
+        ("sequences shared between splits", ", ".join(shared) or "none"),
         ("repeated ids", f"{audit.duplicate_ids:,}"),
     ]
     table(name, ("", ""), facts)

@@ -139,8 +139,9 @@ def trained_state(model: nn.Module) -> dict[str, Tensor]:
 
     Keys are the model's own names. Shared weights appear once, so that safetensors can hold them.
     """
-    state: dict[str, Tensor] = {name: each for name, each in model.named_parameters() if each.requires_grad or ".head." in f".{name}"}
-    state |= {name: each for name, each in model.named_buffers() if ".head." in f".{name}"}
+    state: dict[str, Tensor] = {name: each for name, each in model.named_parameters() if each.requires_grad}
+    parts = [*model.named_parameters(), *model.named_buffers()]
+    state |= {name: each for name, each in parts if ".head." in f".{name}"}
     return {name: each.detach().contiguous() for name, each in state.items()}
 
 

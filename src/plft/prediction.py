@@ -13,7 +13,7 @@ from torch import nn
 
 from plft.alphabet import ALPHABETS, clean, tidy
 from plft.dataset import SequenceDataset, build_dataset
-from plft.errors import PlftError, look_up
+from plft.errors import PlftError
 from plft.families import Family
 from plft.labels import LabelSpace
 from plft.model import infer

@@ -122,7 +122,8 @@ def check(
     with console.progress_bar() as progress:
         progress.add_task("reading", total=None)
         records = load_data(values.file, values.valid, values.test, values.columns)
-        findings = audit(records, None if task in (None, "auto") else TaskType.named(task), missing=missing, columns=values.columns.labels)
+        chosen = None if task in (None, "auto") else TaskType.named(task)
+        findings = audit(records, chosen, missing=missing, columns=values.columns.labels)
     if json:
         console.as_json(findings.to_json())
     else:
