@@ -46,7 +46,8 @@ ROWS = (
         "gb1",
         "GB1 fitness (three-vs-rest)",
         "schmirler_gb1/gb1.csv.gz",
-        "--model scratch:tiny-esm2 --tune full --head cnn --epochs 20",
+        "--model scratch:tiny-esm2 --tune full --head cnn --set model.head_width=128 --set model.head_kernel=9 "
+        "--epochs 24 --set training.early_stopping=8",
         "spearman",
         "ESM2-8M random-init .857, frozen .818, full .883; one-hot ridge .750",
     ),

@@ -27,6 +27,7 @@ Modules, each importing only from those above it:
     tallies       what a metric counts, for many resamples at once
     metrics       predictions + targets -> numbers with intervals                    TABLE
     training      the transformers Trainer, set up for the above
+    preparation   what is read, decided and checked before weights are loaded
     prediction    model + sequences -> predictions, streamed
     runfolder     what a run leaves on disk
     plots         figures of the report

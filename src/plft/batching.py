@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import insort
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -13,6 +14,8 @@ from plft.dataset import Example, SequenceDataset
 from plft.labels import LabelSpace
 from plft.tasks import NO_CLASS
 
+PROBES = 4  # epochs drawn in advance to learn how many batches an epoch needs
+ATTEMPTS = 20  # shuffles tried for an epoch that needs more than those did; only then are batches joined
 POOL = 64  # batches' worth of sequences are sorted by length together: similar lengths, yet a new mixture every epoch
 
 
@@ -36,14 +39,20 @@ def pack_by_length(order: np.ndarray, lengths: np.ndarray, budget: int) -> list[
 
 
 def fit_to_count(batches: list[list[int]], count: int) -> list[list[int]]:
-    """Halve the largest or join the smallest batches until there are `count` of them (or one per sequence)."""
+    """Halve the largest batches until there are `count` of them, or join the smallest where there are too many.
+
+    count: at most the number of sequences.
+    """
     batches = sorted(batches, key=len)
-    while len(batches) < count and len(batches[-1]) > 1:
+    while len(batches) < count:
         whole = batches.pop()
         half = len(whole) // 2
-        batches = sorted([*batches, whole[:half], whole[half:]], key=len)
+        for part in (whole[:half], whole[half:]):
+            insort(batches, part, key=len)
     while len(batches) > count:
-        batches = sorted([batches[0] + batches[1], *batches[2:]], key=len)
+        joined = batches[0] + batches[1]
+        del batches[:2]
+        insort(batches, joined, key=len)
     return batches
 
 
@@ -67,16 +76,16 @@ class TrainingBatches:
         self.lengths, self.budget, self.seed = lengths, budget, seed
         self.rank, self.world = rank, world
         self.epoch = 0
-        count = len(self.draw(0))
-        self.count = min(-(-count // multiple_of) * multiple_of, len(lengths))
+        needed = max(len(self.draw(epoch)) for epoch in range(PROBES))
+        self.count = min(-(-needed // multiple_of) * multiple_of, len(lengths) // world * world)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose mixture comes next."""
         self.epoch = int(epoch)
 
-    def draw(self, epoch: int) -> list[list[int]]:
+    def draw(self, epoch: int, attempt: int = 0) -> list[list[int]]:
         """Shuffle, sort by length within pools, cut into batches within the budget."""
-        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.lengths))
+        order = np.random.default_rng([self.seed, epoch, attempt]).permutation(len(self.lengths))
         pool = max(1, int(POOL * self.budget / max(1.0, float(self.lengths.mean()))))
         pools = np.split(order, range(pool, len(order), pool))
         mixed = np.concatenate([part[np.argsort(self.lengths[part], kind="stable")] for part in pools])
@@ -84,8 +93,10 @@ class TrainingBatches:
 
     def plan(self, epoch: int) -> list[list[int]]:
         """All batches of one epoch, for all processes, in the order they are used."""
-        batches = fit_to_count(self.draw(epoch), self.count)
-        return [batches[index] for index in np.random.default_rng([self.seed, epoch, 1]).permutation(len(batches))]
+        attempts = (self.draw(epoch, attempt) for attempt in range(ATTEMPTS))
+        drawn = next((each for each in attempts if len(each) <= self.count), self.draw(epoch))
+        batches = fit_to_count(drawn, self.count)
+        return [batches[index] for index in np.random.default_rng([self.seed, epoch]).permutation(len(batches))]
 
     def __len__(self) -> int:
         return self.count // self.world

@@ -6,13 +6,15 @@ help texts and the JSON schema come.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
 
-from plft.errors import PlftError, did_you_mean
+from plft.errors import PlftError, did_you_mean, unknown_name
 from plft.records import Columns
 
 Name = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
@@ -21,7 +23,7 @@ Name = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
 class Section(BaseModel):
     """A part of the configuration: unknown keys are refused, values are checked also on assignment."""
 
-    model_config = ConfigDict(extra="forbid", validate_assignment=True)
+    model_config = ConfigDict(extra="forbid", validate_assignment=True, allow_inf_nan=False)
 
 
 class DataConfig(Section):
@@ -143,7 +145,7 @@ class TrainingConfig(Section):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto", description="mixed precision; auto asks the device and the family"
     )
-    class_weights: Literal["balanced"] | dict[str, float] | None = Field(
+    class_weights: Literal["balanced"] | dict[str, Annotated[float, Field(ge=0)]] | None = Field(
         None, description="balanced, or a weight per class"
     )
     gradient_checkpointing: bool = Field(False, description="trade time for memory")
@@ -152,6 +154,11 @@ class TrainingConfig(Section):
         None, description="evaluate and save every so many steps; null is once an epoch"
     )
     report_to: list[Name] = Field([], description="trackers that transformers knows, for example tensorboard")
+
+    @field_validator("class_weights", mode="before")
+    @classmethod
+    def _class_names_are_text(cls, value: Any) -> Any:
+        return {str(name): weight for name, weight in value.items()} if isinstance(value, Mapping) else value
 
 
 class RunConfig(Section):
@@ -181,15 +188,31 @@ def parse_last(text: str) -> int:
     return int(number)
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML in which yes and no are the texts they look like: they are names of classes more often than truth values."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in rules if tag != "tag:yaml.org,2002:bool"]
+    for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"true|True|TRUE|false|False|FALSE"), list("tTfF"))
+
+
+def _parse(text: str) -> Any:
+    return yaml.load(text, Loader=_Loader)  # a SafeLoader: builds nothing but plain values
+
+
 def load_config(path: str | Path) -> dict[str, Any]:
     """Read a YAML file into a plain dict; `make_config` checks it. Errors name the file and the line."""
     path = Path(path)
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = _parse(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise PlftError(f"There is no configuration file {path}.") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise PlftError(f"{path.name} cannot be read as a YAML text file: {error}.") from None
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise PlftError(f"{path.name} cannot be read as a YAML text file: {reason}.") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
@@ -197,8 +220,15 @@ def load_config(path: str | Path) -> dict[str, Any]:
             f"{path.name}{where}: not valid YAML ({getattr(error, 'problem', None) or 'cannot be parsed'})."
         ) from None
     if not isinstance(content, dict):
-        raise PlftError(f"{path.name}: expected sections such as data: and model:, found {type(content).__name__}.")
+        raise PlftError(f"{path.name}: expected sections such as data: and model:, found {_kind_of(content)}.")
+    for name, section in content.items():
+        if known_keys(str(name)) and not isinstance(section, dict):
+            raise PlftError(f"{path.name}: '{name}' is a section of settings, but holds {_kind_of(section)}.")
     return content
+
+
+def _kind_of(content: Any) -> str:
+    return "nothing" if content is None else f"a {type(content).__name__}"
 
 
 def set_values(values: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
@@ -212,14 +242,14 @@ def set_values(values: dict[str, Any], assignments: list[str]) -> dict[str, Any]
             )
         section, _, name = key.strip().partition(".")
         try:
-            value = yaml.safe_load(text)
+            value = _parse(text)
         except yaml.YAMLError:
             raise PlftError(f"--set '{assignment}': the value is not valid YAML; put quotes around it.") from None
         if name:
-            inner = result.setdefault(section, {})
-            if not isinstance(inner, dict):
-                raise PlftError(f"--set '{assignment}': '{section}' is not a section.")
-            inner[name] = value
+            sections = [each for each in known_keys("") if known_keys(each)]
+            if section not in sections:
+                raise unknown_name("section of --set", section, sections)
+            result[section] = {**(result.get(section) or {}), name: value}
         else:
             result[section] = value
     return result
@@ -232,16 +262,18 @@ def make_config(values: dict[str, Any]) -> RunConfig:
     except ValidationError as error:
         problems = [explain(each) for each in error.errors()]
         more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
-        raise PlftError("Configuration: " + "; ".join(problems[:3]) + more + ".") from None
+        text = "Configuration: " + "; ".join(problems[:3]) + more
+        raise PlftError(text if text.endswith("?") else f"{text}.") from None
 
 
 def explain(problem: Any) -> str:
     """Put one pydantic problem in a user's words: the key, what is wrong, and the nearest known key."""
-    place = ".".join(str(part) for part in problem["loc"] if not str(part).startswith(("constrained", "function")))
+    # pydantic names the members of a union too, such as dict[str,...] and literal['balanced']
+    place = ".".join(str(part) for part in problem["loc"] if str(part).replace("_", "").isalnum() or "." in str(part))
     if problem["type"] == "extra_forbidden":
-        section, _, name = place.rpartition(".")
-        known = known_keys(section)
-        return f"unknown key '{place}'; known here: {', '.join(known)}.{did_you_mean(name, known)}".rstrip(".")
+        known = known_keys(".".join(map(str, problem["loc"][:-1])))
+        hint = did_you_mean(str(problem["loc"][-1]), known)
+        return f"unknown key '{place}'; known here: {', '.join(known)}.{hint}".rstrip(".")
     if problem["type"] == "literal_error":
         given = str(problem["input"])
         choices = [each.strip("'") for each in problem["ctx"]["expected"].replace(" or ", ", ").split(", ")]

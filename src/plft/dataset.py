@@ -6,7 +6,7 @@ hidden state of the token that covers it. Special tokens, k-mers and merged lett
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -18,7 +18,7 @@ from plft.errors import PlftError
 from plft.families import Family, recognise, residues_that_fit
 from plft.labels import LabelSpace, TaskType, guess_task
 from plft.records import Columns, Record, load_data
-from plft.tokens import ResidueTokenizer
+from plft.tokens import Encoded, ResidueTokenizer
 
 OVERLAP_SHARE = 0.25  # of a window's residues are shared with the next one
 
@@ -131,6 +131,16 @@ def answers_for(cuts: list[tuple[int, int]]) -> list[tuple[int, int]]:
     return list(pairwise(edges))
 
 
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """The part of a record that one example holds: residues [start, stop), answering for [first, last) of them."""
+
+    record: int
+    start: int
+    stop: int
+    answers: tuple[int, int]
+
+
 def build_dataset(
     records: Sequence[Record],
     tokenizer: ResidueTokenizer,
@@ -147,45 +157,52 @@ def build_dataset(
     windows (residue tasks), never silently: the counts are in the result.  unseen: "error" or "missing" for classes
     that training never saw.  Each sequence gives at least one example, in order.
     """
-    pieces: list[tuple[int, tuple[int, int], tuple[int, int]]] = []
-    truncated = windowed = 0
-    for index, record in enumerate(records):
-        length = len(record.sequence)
-        too_long = length > max_residues
-        if too_long and not is_residue_task:
-            truncated += 1
-            pieces.append((index, (0, max_residues), (0, max_residues)))
-            continue
-        windowed += too_long
-        cuts = windows(length, max_residues)
-        pieces += [(index, cut, answers) for cut, answers in zip(cuts, answers_for(cuts), strict=True)]
-    targets = None if labels is None else [labels.encode(record, unseen=unseen) for record in records]
-    encoded = tokenizer.encode_all(records[index].sequence[start:stop] for index, (start, stop), _ in pieces)
-    examples = []
-    for (index, (start, stop), answers), tokens in zip(pieces, encoded, strict=True):
-        record = records[index]
-        label = None if targets is None else targets[index]
-        if label is not None and is_residue_task:
-            label = label[start:stop]
-        examples.append(
-            Example(
-                record=index,
-                start=start,
-                input_ids=tokens.input_ids,
-                residue_tokens=residue_to_token(tokens.spans, stop - start),
-                scored=(answers[0] - start, answers[1] - start),
-                label=label,
-                weight=1.0 if record.weight is None else record.weight,
-                extra={name: record.extra[name] for name in extra_columns} if extra_columns else {},
-            )
-        )
+    pieces = list(pieces_of(records, max_residues, is_residue_task))
+    targets = [None if labels is None else labels.encode(record, unseen=unseen) for record in records]
+    encoded = tokenizer.encode_all(records[each.record].sequence[each.start : each.stop] for each in pieces)
+    examples = [
+        example(records[piece.record], piece, tokens, targets[piece.record], is_residue_task, extra_columns)
+        for piece, tokens in zip(pieces, encoded, strict=True)
+    ]
+    too_long = {index for index, record in enumerate(records) if len(record.sequence) > max_residues}
+    cut_by_tokenizer = {piece.record for piece, tokens in zip(pieces, encoded, strict=True) if tokens.n_cut}
     return SequenceDataset(
         examples,
         labels=labels,
         pad_token_id=tokenizer.pad_token_id,
         is_residue_task=is_residue_task,
-        truncated=truncated,
-        windowed=windowed,
+        truncated=len(cut_by_tokenizer if is_residue_task else too_long | cut_by_tokenizer),
+        windowed=len(too_long) if is_residue_task else 0,
+    )
+
+
+def pieces_of(records: Sequence[Record], max_residues: int, is_residue_task: bool) -> Iterator[Piece]:
+    """One piece per record, or the overlapping windows of a long one in residue tasks."""
+    for index, record in enumerate(records):
+        length = len(record.sequence)
+        cuts = windows(length, max_residues) if is_residue_task else [(0, min(length, max_residues))]
+        for (start, stop), answers in zip(cuts, answers_for(cuts), strict=True):
+            yield Piece(index, start, stop, (answers[0] - start, answers[1] - start))
+
+
+def example(
+    record: Record,
+    piece: Piece,
+    tokens: Encoded,
+    target: np.ndarray | None,
+    is_residue_task: bool,
+    extra_columns: Sequence[str],
+) -> Example:
+    """One tokenised piece with its part of the target."""
+    return Example(
+        record=piece.record,
+        start=piece.start,
+        input_ids=tokens.input_ids,
+        residue_tokens=residue_to_token(tokens.spans, piece.stop - piece.start),
+        scored=piece.answers,
+        label=target[piece.start : piece.stop] if target is not None and is_residue_task else target,
+        weight=1.0 if record.weight is None else record.weight,
+        extra={name: record.extra[name] for name in extra_columns},
     )
 
 

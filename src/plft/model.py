@@ -96,13 +96,18 @@ class PLMTaskModel(PreTrainedModel):
         hidden_states = outputs.hidden_states if output_hidden_states else None
         return SequenceClassifierOutput(loss=loss, logits=logits, hidden_states=hidden_states)
 
-    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
+    def activation_checkpointing_enable(
+        self,
+        activation_checkpointing_kwargs: dict[str, Any] | None = None,
+        every_n_layers: int = 1,
+        offload: bool = False,
+    ) -> None:
         """Recompute the backbone's blocks in the backward pass instead of keeping their activations."""
-        self.backbone.gradient_checkpointing_enable(gradient_checkpointing_kwargs or {"use_reentrant": False})
+        self.backbone.activation_checkpointing_enable(activation_checkpointing_kwargs, every_n_layers, offload)
 
-    def gradient_checkpointing_disable(self) -> None:
+    def activation_checkpointing_disable(self) -> None:
         """Keep activations again."""
-        self.backbone.gradient_checkpointing_disable()
+        self.backbone.activation_checkpointing_disable()
 
 
 class ReadyMadeModel(nn.Module):

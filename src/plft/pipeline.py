@@ -7,13 +7,11 @@ loaded, so that the numbers of a run are those of the artefact it leaves.
 from __future__ import annotations
 
 import gc
-import hashlib
 import os
 import platform
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
@@ -24,19 +22,17 @@ import torch
 from torch import Tensor, nn
 from transformers import TrainerCallback, set_seed
 
-from plft.alphabet import ALPHABETS, clean, guess_alphabet
-from plft.audit import audit
-from plft.checkpoints import SHORT_NAMES, Checkpoint, resolve
-from plft.config import DataConfig, RunConfig, load_config, make_config
-from plft.dataset import SequenceDataset, build_dataset, longest_input
-from plft.errors import PlftError, first_three, look_up
-from plft.families import FAMILIES
-from plft.heads import HEADS, mean_over_residues
-from plft.labels import LabelSpace, TaskType, guess_task
-from plft.metrics import METRICS, Evaluation, metrics_for
+from plft.checkpoints import resolve
+from plft.config import RunConfig, load_config, make_config
+from plft.dataset import longest_input
+from plft.errors import PlftError, look_up
+from plft.heads import mean_over_residues
+from plft.labels import LabelSpace, TaskType
+from plft.metrics import Evaluation, metrics_for
 from plft.metrics import evaluate as score
 from plft.model import PLMTaskModel
 from plft.prediction import CHUNK_RESIDUES, Predictor, choose_device, chunks, write_predictions
+from plft.preparation import Prepared, Say, by_split, fit_letters, prepare, quiet, read
 from plft.records import Columns, Record, load_data, read_records
 from plft.report import write_model_card, write_report
 from plft.runfolder import (
@@ -50,48 +46,20 @@ from plft.runfolder import (
     write_json,
     write_rows,
 )
-from plft.scratch import ARCHITECTURES
 from plft.splits import complete_splits
 from plft.tables import TableWriter
-from plft.tasks import TASKS, balanced_class_weights
-from plft.tokens import ResidueTokenizer
+from plft.tasks import balanced_class_weights
 from plft.training import (
     History,
     SequenceTaskTrainer,
-    best_checkpoint,
     choose_precision,
     class_counts,
+    last_checkpoint,
     leave_process_group,
     stopping,
-    token_budget,
     training_arguments,
 )
-from plft.tuning import METHODS, count_parameters, find_method
-
-Say = Callable[[str], None]
-
-
-def quiet(sentence: str) -> None:
-    """Say nothing."""
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """Everything that is known before any weight is loaded.
-
-    parts: records by split, letters cleaned.  sentences: what was decided, dropped or mapped on the way, for the user.
-    """
-
-    config: RunConfig
-    task: TaskType
-    parts: dict[str, list[Record]]
-    labels: LabelSpace
-    checkpoint: Checkpoint
-    datasets: dict[str, SequenceDataset]
-    tokenizer: ResidueTokenizer
-    max_residues: int
-    sentences: list[str]
-    facts: dict[str, Any]
+from plft.tuning import count_parameters
 
 
 @dataclass(frozen=True)
@@ -136,9 +104,27 @@ def train(
     instead of `config.model.head`.  say: told each thing the user should know.  Raises PlftError for anything the user
     can put right, before weights are loaded wherever that is possible.
     """
-    started = time.monotonic()
     folder = RunFolder(Path(out))
-    claim(folder, resume=resume, overwrite=overwrite)
+    if is_main():
+        claim(folder, resume=resume, overwrite=overwrite)
+    try:
+        run_training(config, folder, resume, head, say, callbacks, command)
+    finally:
+        leave_process_group()
+    return Run(folder.path, head)
+
+
+def run_training(
+    config: RunConfig,
+    folder: RunFolder,
+    resume: bool,
+    head: nn.Module | None,
+    say: Say,
+    callbacks: Sequence[TrainerCallback],
+    command: str,
+) -> None:
+    """Prepare, build, train, save and score; every process of a distributed run does this, the first one writes."""
+    started = time.monotonic()
     set_seed(config.training.seed)
     prepared = prepare(config, say, custom_head=head is not None)
     config = prepared.config
@@ -149,7 +135,7 @@ def train(
     if is_main():
         folder.write_config(config)
     trainer = make_trainer(prepared, model, folder, precision, callbacks)
-    last = best_checkpoint(folder.checkpoints) if resume else None
+    last = last_checkpoint(folder.checkpoints) if resume else None
     say(f"going on from {last.name}" if last else f"{len(trainer.get_train_dataloader())} batches per epoch")
     trainer.train(resume_from_checkpoint=str(last) if last else None)
     state = trainer.state
@@ -161,8 +147,6 @@ def train(
         gc.collect()
         environment = describe(prepared, precision, (trainable, total), command) | steps
         finish(folder, prepared, head, environment, started)
-    leave_process_group()
-    return Run(folder.path, head)
 
 
 def is_main() -> bool:
@@ -181,7 +165,7 @@ def claim(folder: RunFolder, *, resume: bool, overwrite: bool) -> None:
         )
     if resume and not exists:
         raise PlftError(f"{folder.path} holds no run to resume. Leave out --resume to start one.")
-    if exists and overwrite and is_main():
+    if exists and overwrite:
         remove_run(folder)
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
@@ -198,213 +182,6 @@ def remove_run(folder: RunFolder) -> None:
     for file in folder.path.glob("*"):
         if file.is_file() and file.suffix in (".yaml", ".json", ".jsonl", ".html", ".md", ".csv"):
             file.unlink()
-
-
-def prepare(config: RunConfig, say: Say = quiet, custom_head: bool = False) -> Prepared:
-    """Read and check everything that can be read and checked without loading weights."""
-    find_method(config.tuning.method)
-    records = read(config.data)
-    task, reason = decide_task(config, records)
-    sentences: list[str] = [reason] if reason else []
-    split = complete_splits(records, task, config.training.seed)
-    sentences += [split.sentence] if split.sentence else []
-    check_head(config, task, custom_head)
-    checkpoint = resolve(
-        config.model.name,
-        revision=config.model.revision,
-        trust_remote_code=config.model.trust_remote_code,
-        sequences=(each.sequence for each in split.records if each.split == "train"),
-        seed=config.training.seed,
-    )
-    if config.model.pooling == "cls" and not has_cls(checkpoint):
-        raise PlftError(f"model.pooling cls: {checkpoint.family.title} has no token for the whole sequence. Use mean.")
-    records, letters = fit_letters(split.records, checkpoint.family.alphabet, config.data.unknown_letters)
-    sentences += letters.sentences
-    parts = by_split(records)
-    if not parts.get("train"):
-        raise PlftError(f"No record is in the train split (splits: {', '.join(parts) or 'none'}).")
-    labels = LabelSpace.fit(task, parts["train"], config.data.missing, config.data.columns.labels)
-    tokenizer = checkpoint.residue_tokenizer
-    max_residues = longest_input(checkpoint.family, config.data.max_residues)
-    datasets = {
-        name: build_dataset(
-            part,
-            tokenizer,
-            labels,
-            is_residue_task=task.is_residue,
-            max_residues=max_residues,
-            unseen="error" if config.data.unseen_classes == "error" else "missing",
-            extra_columns=tuple(config.data.extra_columns),
-        )
-        for name, part in parts.items()
-    }
-    facts = letters.facts | data_facts(config.data, parts, datasets, labels)
-    sentences += facts.pop("sentences")
-    findings = audit(records, task, missing=config.data.missing, columns=config.data.columns.labels)
-    sentences += findings.warnings
-    facts["audit"] = findings.to_json()
-    for sentence in sentences:
-        say(sentence)
-    config = resolved(config, task, checkpoint, max_residues, datasets["train"])
-    if checkpoint.family.note and not checkpoint.family.is_known:
-        say(checkpoint.family.note)
-    return Prepared(config, task, parts, labels, checkpoint, datasets, tokenizer, max_residues, sentences, facts)
-
-
-def read(data: DataConfig) -> list[Record]:
-    """Read the data files of a configuration."""
-    return load_data(data.file, data.valid, data.test, data.columns, labelled=True)
-
-
-def decide_task(config: RunConfig, records: Sequence[Record]) -> tuple[TaskType, str]:
-    """The task that was asked for, or guessed from the labels with the reason for it."""
-    if config.task != "auto":
-        return TaskType(config.task), ""
-    guess = guess_task(records, config.data.missing)
-    return guess.task, f"task {guess.task.value}: {guess.reason}"
-
-
-def check_head(config: RunConfig, task: TaskType, custom_head: bool) -> None:
-    """Refuse a head or metric that does not fit the task before anything is loaded."""
-    row = look_up("head", config.model.head, HEADS)
-    if task.is_residue and not row.labels_residues and not custom_head:
-        raise PlftError(f"The head {row.name} pools the sequence and cannot label residues. Use cnn, mlp or linear.")
-    if config.training.metric is not None:
-        look_up("metric", config.training.metric, METRICS)
-
-
-def has_cls(checkpoint: Checkpoint) -> bool:
-    """Whether the first token stands for the whole sequence: a special token that is not a prefix of the family's."""
-    start, stop = checkpoint.residue_tokenizer.encode("ACGT" * 4).spans[0]
-    return bool(start == stop) and not checkpoint.family.prefix
-
-
-@dataclass(frozen=True)
-class Letters:
-    """What happened to letters outside the alphabet."""
-
-    sentences: list[str]
-    facts: dict[str, Any]
-
-
-def fit_letters(records: Sequence[Record], alphabet_name: str, policy: str) -> tuple[list[Record], Letters]:
-    """Clean every sequence for a family's alphabet; says how much was mapped or dropped.
-
-    Raises PlftError with the policy "error", and where most letters are foreign (DNA given to a protein model, say).
-    """
-    alphabet = ALPHABETS[alphabet_name]
-    guessed = guess_alphabet(each.sequence for each in records)
-    if (guessed.name == "protein") != (alphabet.name == "protein"):
-        raise PlftError(
-            f"The sequences look like {guessed.name}, but this model reads {alphabet.name}. Choose another --model."
-        )
-    kept: list[Record] = []
-    mapped = with_unknown = dropped = 0
-    for record in records:
-        cleaned = clean(record.sequence, alphabet, policy, record.place)
-        with_unknown += cleaned.n_unknown > 0
-        mapped += cleaned.n_unknown
-        dropped += not cleaned.keep
-        if cleaned.keep:
-            kept.append(record if cleaned.sequence == record.sequence else replace(record, sequence=cleaned.sequence))
-    sentences = []
-    if dropped:
-        sentences.append(f"{dropped} sequences with letters outside the alphabet were dropped")
-    elif mapped:
-        sentences.append(
-            f"{mapped} letters in {with_unknown} sequences are not in the alphabet and were read as {alphabet.unknown}"
-        )
-    return kept, Letters(sentences, {"unknown_letters": 0 if dropped else mapped, "dropped": dropped})
-
-
-def by_split(records: Iterable[Record]) -> dict[str, list[Record]]:
-    """Records by split: train, valid, test, then any other in order of appearance."""
-    parts: dict[str, list[Record]] = {"train": [], "valid": [], "test": []}
-    for record in records:
-        parts.setdefault(record.split or "train", []).append(record)
-    return {name: part for name, part in parts.items() if part}
-
-
-def data_facts(
-    data: DataConfig, parts: Mapping[str, list[Record]], datasets: Mapping[str, SequenceDataset], labels: LabelSpace
-) -> dict[str, Any]:
-    """Counts for environment.json, and under "sentences" what the user should be told of them."""
-    truncated = sum(each.truncated for each in datasets.values())
-    windowed = sum(each.windowed for each in datasets.values())
-    sentences = []
-    if truncated:
-        sentences.append(f"{truncated} sequences are longer than the model's input and lost their end")
-    if windowed:
-        sentences.append(
-            f"{windowed} sequences are longer than the model's input and were cut into overlapping windows"
-        )
-    unseen = unseen_classes(parts, datasets, labels) if data.unseen_classes == "drop" else {}
-    if unseen:
-        names = first_three([f"{name} ({count})" for name, count in unseen.items()])
-        sentences.append(f"labels of classes that training does not hold were left out: {names}")
-    return {
-        "file": Path(data.file).name,
-        "sha256": files_sha256([data.file, data.valid, data.test]),
-        "counts": {name: len(part) for name, part in parts.items()},
-        "residues": {name: sum(len(each.sequence) for each in part) for name, part in parts.items()},
-        "truncated": truncated,
-        "windowed": windowed,
-        "sentences": sentences,
-    }
-
-
-def unseen_classes(
-    parts: Mapping[str, list[Record]], datasets: Mapping[str, SequenceDataset], labels: LabelSpace
-) -> dict[str, int]:
-    """Classes of sequence labels that training lacks, with how many records hold them."""
-    if labels.task is not TaskType.SEQ_CLASSIFICATION:
-        return {}
-    counts: Counter[str] = Counter()
-    for name, part in parts.items():
-        for record, target in zip(part, datasets[name].targets(), strict=True):
-            if target < 0 and isinstance(record.label, str) and record.label.strip():
-                counts[record.label.strip()] += 1
-    return dict(counts)
-
-
-def files_sha256(files: Iterable[str | None]) -> str:
-    """One checksum over the content of the data files (a folder counts as its files in order of name)."""
-    digest = hashlib.sha256()
-    for name in files:
-        if name is None:
-            continue
-        path = Path(name)
-        for file in sorted(each for each in path.iterdir() if each.is_file()) if path.is_dir() else [path]:
-            with file.open("rb") as handle:
-                while block := handle.read(1 << 20):
-                    digest.update(block)
-    return digest.hexdigest()
-
-
-def resolved(
-    config: RunConfig, task: TaskType, checkpoint: Checkpoint, max_residues: int, train_set: SequenceDataset
-) -> RunConfig:
-    """The configuration with every choice made explicit."""
-    method = find_method(config.tuning.method)
-    row = HEADS[config.model.head]
-    chosen_rate = method.scratch_learning_rate if checkpoint.is_scratch else method.learning_rate
-    values = config.model_dump()
-    values["task"] = task.value
-    values["data"] |= {"max_residues": max_residues}
-    values["model"] |= {
-        "revision": config.model.revision or checkpoint.revision,
-        "pooling": config.model.pooling or row.pooling,
-        "head_layers": row.hidden_layers if config.model.head_layers is None else config.model.head_layers,
-    }
-    values["training"] |= {
-        "learning_rate": config.training.learning_rate or chosen_rate,
-        "batch_residues": token_budget(config.training, train_set),
-        "metric": config.training.metric or TASKS[task.value].main_metric,
-    }
-    for key in ("file", "valid", "test"):
-        if values["data"][key] is not None:
-            values["data"][key] = str(Path(values["data"][key]).resolve())
-    return RunConfig.model_validate(values)
 
 
 def build(prepared: Prepared, head: nn.Module | None) -> nn.Module:
@@ -617,21 +394,6 @@ def predict(
     columns = Columns(sequence=sequence_column, id=id_column, extra=predictor.extra_columns)
     records = read_records(data, columns, labelled=False)
     return write_predictions(predictor, records, out, each_batch)
-
-
-def catalogue() -> dict[str, dict[str, str]]:
-    """What is known by name: one table per kind, name -> what it is."""
-    return {
-        "families": {each.name: each.title for each in FAMILIES.values()},
-        "scratch models (--model scratch:NAME)": {
-            name: FAMILIES[each.family].title for name, each in ARCHITECTURES.items()
-        },
-        "short names (--model NAME)": dict(SHORT_NAMES),
-        "tuning methods (--tune)": {each.name: each.title for each in METHODS.values()},
-        "heads (--head)": {each.name: each.title for each in HEADS.values()},
-        "tasks (--task)": {name: each.title for name, each in TASKS.items()},
-        "metrics": {name: each.meaning for name, each in METRICS.items()},
-    }
 
 
 def embed(name: str, data: str | Path, out: str | Path, *, each_batch: Callable[[int], Any] | None = None) -> int:

@@ -205,7 +205,8 @@ def save_model(folder: Path, model: Any, card: ModelCard, checkpoint: Checkpoint
             model.backbone.save_pretrained(backbone_folder)
             state = {name: each for name, each in state.items() if not name.startswith("backbone.")}
         elif checkpoint.is_scratch:
-            checkpoint.load_backbone(seed=card.seed).save_pretrained(backbone_folder)
+            fresh: Any = checkpoint.load_backbone(seed=card.seed)
+            fresh.save_pretrained(backbone_folder)
         else:
             checkpoint.config.save_pretrained(backbone_folder)
         checkpoint.tokenizer.save_pretrained(backbone_folder)

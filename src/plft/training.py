@@ -21,8 +21,10 @@ from transformers import (
     ProgressCallback,
     Trainer,
     TrainerCallback,
+    TrainerState,
     TrainingArguments,
 )
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import EvalLoopOutput, unwrap_peft_model
 from transformers.utils import SAFE_WEIGHTS_NAME
 
@@ -85,6 +87,7 @@ class SequenceTaskTrainer(Trainer):
                 **{"report_to": "none", "disable_tqdm": True, **more},
             )
         train_the_head(model)
+        args._n_gpu = min(args.n_gpu, 1)  # one process uses one GPU: DataParallel is slower, and sums losses wrongly
         mean = float(train_dataset.lengths.mean())
         self.token_budget = token_budget or max(int(per_device_train_batch_size * mean), int(mean))
         self.test_dataset = test_dataset
@@ -99,6 +102,24 @@ class SequenceTaskTrainer(Trainer):
             callbacks=callbacks,
         )
         self.remove_callback(PrinterCallback)
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **options: Any) -> Any:
+        """As the Trainer's; a checkpoint at which training was over already only gives its best weights back."""
+        if isinstance(resume_from_checkpoint, str) and self.was_over(Path(resume_from_checkpoint)):
+            self.state = TrainerState.load_from_json(str(Path(resume_from_checkpoint) / TRAINER_STATE_NAME))
+            best = self.state.best_global_step or self.state.global_step
+            return self.put_back(str(Path(resume_from_checkpoint).with_name(f"checkpoint-{best}")))
+        return super().train(resume_from_checkpoint, **options)
+
+    def was_over(self, checkpoint: Path) -> bool:
+        """Whether training had ended when this checkpoint was written, by its steps or by early stopping."""
+        state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+        max_steps = self.set_initial_training_values(self.args, self.get_train_dataloader())[-1]
+        stopping = [each for each in self.callback_handler.callbacks if isinstance(each, EarlyStoppingCallback)]
+        kept: Any = state.stateful_callbacks.get("EarlyStoppingCallback", {})
+        bad_evaluations = kept.get("attributes", {}).get("early_stopping_patience_counter", 0)
+        stopped = any(bad_evaluations >= each.early_stopping_patience for each in stopping)
+        return state.global_step >= max_steps or stopped
 
     def get_train_dataloader(self) -> DataLoader:
         """Batches of similar length within the token budget, a new mixture every epoch, every sequence once."""
@@ -302,7 +323,7 @@ def training_arguments(
         ],
         max_grad_norm=settings.max_grad_norm,
         gradient_accumulation_steps=settings.accumulation,
-        gradient_checkpointing=settings.gradient_checkpointing,
+        activation_checkpointing=settings.gradient_checkpointing,
         bf16=precision == "bf16",
         fp16=precision == "fp16",
         seed=settings.seed,
@@ -325,7 +346,10 @@ def training_arguments(
 
 
 class History(TrainerCallback):
-    """Writes history.jsonl: one JSON object per logged step or evaluation; nothing doubles on resume."""
+    """Writes history.jsonl: one JSON object per logged step or evaluation; nothing doubles on resume.
+
+    The loss is logged with every checkpoint too, so that a resumed run logs the same averages as an undisturbed one.
+    """
 
     def __init__(self, file: Path, residues_per_epoch: int) -> None:
         self.file = file
@@ -338,11 +362,17 @@ class History(TrainerCallback):
         if state.is_world_process_zero:
             self.file.write_text("".join(json.dumps(self.row(each)) + "\n" for each in state.log_history))
 
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Log whenever a checkpoint is written."""
+        control.should_log |= control.should_save
+
+    on_epoch_end = on_step_end
+
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         """Append the newest entry, with the speed since the last one."""
-        if not state.is_world_process_zero or not state.log_history:
-            return
         row = state.log_history[-1]
+        if not state.is_world_process_zero or "train_runtime" in row:  # the Trainer's summary of this session alone
+            return
         if "loss" in row:
             now, epoch = time.monotonic(), row.get("epoch", 0.0)
             row["residues_per_second"] = round(
@@ -389,10 +419,18 @@ def class_counts(dataset: SequenceDataset, labels: LabelSpace) -> list[int]:
     return [int((values == index).sum()) for index in range(len(labels.classes))]
 
 
-def best_checkpoint(folder: Path) -> Path | None:
+def last_checkpoint(folder: Path) -> Path | None:
     """The newest complete checkpoint in a folder, for resuming."""
-    found = [each for each in folder.glob("checkpoint-*") if (each / "trainer_state.json").exists()]
-    return max(found, key=lambda each: int(each.name.rpartition("-")[2]), default=None)
+    newest_first = sorted(folder.glob("checkpoint-*"), key=lambda each: -int(each.name.rpartition("-")[2]))
+    return next((each for each in newest_first if is_complete(each)), None)
+
+
+def is_complete(checkpoint: Path) -> bool:
+    """Whether a checkpoint was written to its end: the state is the last of its files, and whole."""
+    try:
+        return bool(json.loads((checkpoint / TRAINER_STATE_NAME).read_text()))
+    except (OSError, ValueError):
+        return False
 
 
 __all__ = ["ProgressCallback", "ProteinTaskTrainer", "SequenceTaskTrainer", "get_compute_metrics_fn"]

@@ -8,10 +8,10 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+import traceback
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import typer
 
 from plft import __version__
@@ -20,7 +20,6 @@ from plft.errors import PlftError
 app = typer.Typer(
     name="plft",
     help="Fine-tune protein and DNA language models on your labelled sequences.",
-    no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
@@ -241,10 +240,12 @@ def train(
     if not (values.get("data") or {}).get("file"):
         raise PlftError("Nothing to train on: name a file, plft train DATA --out RUN, or data.file in --config.")
     run_and_show(make_config(values), out, resume=resume, overwrite=overwrite, json=json)
+    if not json:
+        closing_lines(out)
 
 
 def run_and_show(config: Any, out: Path, *, resume: bool, overwrite: bool, json: bool = False) -> None:
-    """Train with progress on the console, then show the metrics and where everything is."""
+    """Train with progress on the console, then show the metrics."""
     from plft import console
     from plft.apps.progress import TrainingProgress
     from plft.pipeline import train as train_run
@@ -267,7 +268,13 @@ def run_and_show(config: Any, out: Path, *, resume: bool, overwrite: bool, json:
         console.as_json(metrics)
     else:
         show_metrics(metrics)
-        console.result(f"\nreport: {out / 'report.html'}\nnext: plft predict {out} SEQUENCES.fasta -o predictions.csv")
+
+
+def closing_lines(out: Path, sequences: str = "SEQUENCES.fasta") -> None:
+    """The last lines of a run: its report, and the command to type next."""
+    from plft import console
+
+    console.result(f"\nreport: {out / 'report.html'}\nnext: plft predict {out} {sequences} -o predictions.csv")
 
 
 def show_metrics(metrics: dict[str, Any]) -> None:
@@ -366,7 +373,7 @@ def embed(
 def models(json: JsonOption = False) -> None:
     """What is known: families, scratch architectures, tuning methods, heads, tasks, metrics."""
     from plft import console
-    from plft.pipeline import catalogue
+    from plft.apps.diagnosis import catalogue
 
     content = catalogue()
     if json:
@@ -407,13 +414,23 @@ def export(
 @app.command(epilog=example("plft demo --out demo-run"))
 def demo(
     out: Annotated[Path, typer.Option("-o", "--out", help="Run folder to make.")] = Path("demo-run"),
+    task: Annotated[
+        str, typer.Option("--task", help="seq_classification, or token_classification for a region per residue.")
+    ] = "seq_classification",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run that is there.")] = False,
 ) -> None:
     """The main job on simulated signal peptides; needs no network."""
     from plft import console
-    from plft.apps.demonstration import run_demo
+    from plft.apps.demonstration import NOTES, demo_config, example_lines, write_examples
 
-    run_demo(out, overwrite=overwrite, run=run_and_show, say=console.say, result=console.result)
+    for note in NOTES:
+        console.say(note)
+    run_and_show(demo_config(out, task), out, resume=False, overwrite=overwrite)
+    examples = write_examples(out)
+    console.result(f"\nreal human proteins, none of them trained on ({examples}):")
+    for line in example_lines(out):
+        console.result(line)
+    closing_lines(out, str(examples))
 
 
 @app.command(epilog=example("plft doctor --json"))
@@ -433,22 +450,28 @@ def main() -> None:
     """Entry point: run a command and turn what went wrong into an exit code."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
-        app(standalone_mode=False)
-    except PlftError as error:
+        app(sys.argv[1:] or ["--help"], standalone_mode=False)
+    except (PlftError, typer.TyperException) as error:
         from plft import console
 
-        console.fail(str(error))
+        console.fail(wording(error))
         sys.exit(1)
-    except click.exceptions.Exit as stop:
-        sys.exit(stop.exit_code)
-    except click.ClickException as error:
-        from plft import console
-
-        console.fail(error.format_message())
-        sys.exit(1)
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         sys.stderr.write("\nInterrupted. plft train --resume goes on from the last checkpoint.\n")
         sys.exit(130)
+    except Exception:
+        traceback.print_exc()
+        sys.stderr.write(f"\nThis is a bug in plft {__version__}. Please report it with the lines above.\n")
+        sys.exit(2)
+
+
+def wording(error: Exception) -> str:
+    """The message of an error; for arguments that were not understood also where to look them up."""
+    if isinstance(error, PlftError):
+        return str(error)
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context is not None else "plft"
+    return f"{error.format_message().rstrip('.')}. See {command} --help."  # type: ignore[attr-defined]
 
 
 if __name__ == "__main__":

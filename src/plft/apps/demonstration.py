@@ -2,38 +2,71 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from plft.builtin.demo import DEMO_NOTE, write_demo
-from plft.config import make_config
+from plft.builtin.demo import DEMO_NOTE, LABELS, write_demo
+from plft.config import RunConfig, make_config
+from plft.errors import look_up
 
 MODEL = "scratch:esm2-0.2m"
+EPOCHS = 8
+MODEL_NOTE = (
+    "The model starts from random weights (scratch:), so it knows only what it learns here; "
+    "for work of your own start from a pretrained model (plft models lists names)."
+)
+NOTES = (DEMO_NOTE, MODEL_NOTE)
+
+# First residues of human proteins from UniProt; the first two begin with a signal peptide of 18 and 24 residues.
+EXAMPLES = {
+    "P02768 serum albumin (has a signal peptide)": (
+        "MKWVTFISLLFLFSSAYSRGVFRRDAHKSEVAHRFKDLGEENFKALVLIAFAQYLQQCPFEDHVKLVNEV"
+    ),
+    "P01308 insulin (has a signal peptide)": "MALWMRLLPLLALLALWGPDPAAAFVNQHLCGSHLVEALYLVCGERGFFYTPKTRREAEDLQVGQVELGG",
+    "P99999 cytochrome c (has none)": "MGDVEKGKKIFIMKCSQCHTVEKGGKHKTGPNLHGLFGRKTGQAPGYSYTAANKNKGIIWGEDTLMEYLE",
+    "P0CG47 ubiquitin (has none)": "MQIFVKTLTGKTITLEVEPSDTIENVKAKIQDKEGIPPDQQRLIFAGKQLEDGRTLSDYNIQKESTLHLV",
+}
 
 
-def run_demo(
-    out: Path, *, overwrite: bool, run: Callable[..., None], say: Callable[[str], None], result: Callable[[str], None]
-) -> None:
-    """Write the demo data beside the run folder, train on it, and predict for a few sequences nobody trained on."""
+def demo_config(out: Path, task: str) -> RunConfig:
+    """Write the demo data beside the run folder and return the configuration that trains on it.
+
+    task: seq_classification or token_classification; another one is a PlftError.
+    """
+    look_up("demo task", task, LABELS)
+    files = write_demo(data_folder(out))
+    return make_config(
+        {
+            "task": task,
+            "data": {"file": str(files[task])},
+            "model": {"name": MODEL, "head": "cnn"},
+            "tuning": {"method": "full"},
+            "training": {"epochs": EPOCHS},
+        }
+    )
+
+
+def data_folder(out: Path) -> Path:
+    """The folder of the demo data that belongs to a run folder."""
+    return out.with_name(f"{out.name}-data")
+
+
+def write_examples(out: Path) -> Path:
+    """Write the example proteins as FASTA beside the demo data and return the path."""
+    path = data_folder(out) / "examples.fasta"
+    path.write_text("".join(f">{name}\n{sequence}\n" for name, sequence in EXAMPLES.items()), encoding="utf-8")
+    return path
+
+
+def example_lines(run: Path) -> Iterator[str]:
+    """What the trained model says about the example proteins: a class with its probability, or a region per residue."""
     from plft.pipeline import load
 
-    say(DEMO_NOTE)
-    data = write_demo(out.with_name(f"{out.name}-data"))["seq_classification"]
-    values: dict[str, Any] = {
-        "data": {"file": str(data)},
-        "model": {"name": MODEL, "head": "cnn"},
-        "tuning": {"method": "full"},
-        "training": {"epochs": 8, "early_stopping": 3},
-    }
-    run(make_config(values), out, resume=False, overwrite=overwrite)
-    predictor = load(out)
-    for name, sequence in EXAMPLES.items():
-        result(f"{name}: {sequence[:30]}... -> {predictor.predict(sequence)[0]}")
-
-
-# First 70 residues of two human proteins from UniProt: serum albumin has a signal peptide, cytochrome c has none.
-EXAMPLES = {
-    "serum albumin (P02768)": "MKWVTFISLLFLFSSAYSRGVFRRDAHKSEVAHRFKDLGEENFKALVLIAFAQYLQQCPFEDHVKLVNEV",
-    "cytochrome c (P99999)": "MGDVEKGKKIFIMKCSQCHTVEKGGKHKTGPNLHGLFGRKTGQAPGYSYTAANKNKGIIWGEDTLMEYLE",
-}
+    predictor = load(run)
+    sequences = list(EXAMPLES.values())
+    answers = zip(EXAMPLES.items(), predictor.predict(sequences), predictor.probabilities(sequences), strict=True)
+    for (name, sequence), answer, probabilities in answers:
+        if predictor.is_residue_task:
+            yield f"{name}\n  {sequence}\n  {''.join(answer)}"
+        else:
+            yield f"{name}: {answer} (probability {probabilities.max():.2f})"

@@ -1,4 +1,4 @@
-"""What `plft doctor` finds: versions, device, threads, optional features."""
+"""What `plft doctor` and `plft models` show: versions, device, threads, optional features; what is known by name."""
 
 from __future__ import annotations
 
@@ -34,3 +34,26 @@ def device_name() -> str:
     if torch.cuda.is_available():
         return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
     return "Apple GPU" if torch.backends.mps.is_available() else f"CPU ({platform.machine()})"
+
+
+def catalogue() -> dict[str, dict[str, str]]:
+    """What is known by name: one table per kind, name -> what it is."""
+    from plft.checkpoints import SHORT_NAMES
+    from plft.families import FAMILIES
+    from plft.heads import HEADS
+    from plft.metrics import METRICS
+    from plft.scratch import ARCHITECTURES
+    from plft.tasks import TASKS
+    from plft.tuning import METHODS
+
+    return {
+        "families": {each.name: each.title for each in FAMILIES.values()},
+        "scratch models (--model scratch:NAME)": {
+            name: FAMILIES[each.family].title for name, each in ARCHITECTURES.items()
+        },
+        "short names (--model NAME)": dict(SHORT_NAMES),
+        "tuning methods (--tune)": {each.name: each.title for each in METHODS.values()},
+        "heads (--head)": {each.name: each.title for each in HEADS.values()},
+        "tasks (--task)": {name: each.title for name, each in TASKS.items()},
+        "metrics": {name: each.meaning for name, each in METRICS.items()},
+    }

@@ -1,0 +1,276 @@
+"""Everything about a run that can be read, decided and checked before any weight is loaded."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from plft.alphabet import ALPHABETS, clean, guess_alphabet
+from plft.audit import audit
+from plft.checkpoints import Checkpoint, resolve
+from plft.config import DataConfig, RunConfig
+from plft.dataset import SequenceDataset, build_dataset, longest_input
+from plft.errors import PlftError, first_three, look_up
+from plft.heads import HEADS
+from plft.labels import LabelSpace, TaskType, guess_task
+from plft.metrics import METRICS
+from plft.records import Record, load_data
+from plft.splits import complete_splits
+from plft.tasks import TASKS
+from plft.training import token_budget
+from plft.tuning import find_method
+
+Say = Callable[[str], None]
+
+
+def quiet(sentence: str) -> None:
+    """Say nothing."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything that is known before any weight is loaded.
+
+    parts: records by split, letters cleaned.  sentences: what was decided, dropped or mapped on the way, for the user.
+    """
+
+    config: RunConfig
+    task: TaskType
+    parts: dict[str, list[Record]]
+    labels: LabelSpace
+    checkpoint: Checkpoint
+    datasets: dict[str, SequenceDataset]
+    max_residues: int
+    sentences: list[str]
+    facts: dict[str, Any]
+
+
+def prepare(config: RunConfig, say: Say = quiet, custom_head: bool = False) -> Prepared:
+    """Read and check everything that can be read and checked without loading weights; says what it found."""
+    find_method(config.tuning.method)
+    records = read(config.data)
+    task, reason = decide_task(config, records)
+    check_head(config, task, custom_head)
+    split = complete_splits(records, task, config.training.seed)
+    checkpoint = find_checkpoint(config, split.records)
+    records, letters = fit_letters(split.records, checkpoint.family.alphabet, config.data.unknown_letters)
+    parts = by_split(records)
+    labels = LabelSpace.fit(task, parts.get("train", []), config.data.missing, config.data.columns.labels)
+    max_residues = longest_input(checkpoint.family, config.data.max_residues)
+    datasets = tokenised(config.data, parts, checkpoint, labels, max_residues)
+    findings = audit(records, task, missing=config.data.missing, columns=config.data.columns.labels)
+    facts = letters.facts | data_facts(config.data, parts, datasets) | {"audit": findings.to_json()}
+    sentences = [
+        *([reason] if reason else []),
+        split.sentence,
+        *letters.sentences,
+        *length_sentences(datasets),
+        *unseen_sentences(config.data, parts, datasets, labels),
+        *findings.warnings,
+        *([checkpoint.family.note] if not checkpoint.family.is_known else []),
+    ]
+    for sentence in sentences:
+        say(sentence)
+    config = resolved(config, task, checkpoint, max_residues, datasets["train"])
+    return Prepared(config, task, parts, labels, checkpoint, datasets, max_residues, sentences, facts)
+
+
+def find_checkpoint(config: RunConfig, records: Sequence[Record]) -> Checkpoint:
+    """The base model of a run; `records` train the tokenizer of a scratch model that learns its pieces."""
+    checkpoint = resolve(
+        config.model.name,
+        revision=config.model.revision,
+        trust_remote_code=config.model.trust_remote_code,
+        sequences=(each.sequence for each in records if each.split == "train"),
+        seed=config.training.seed,
+    )
+    if config.model.pooling == "cls" and not has_cls(checkpoint):
+        raise PlftError(f"model.pooling cls: {checkpoint.family.title} has no token for the whole sequence. Use mean.")
+    return checkpoint
+
+
+def tokenised(
+    data: DataConfig, parts: Mapping[str, list[Record]], checkpoint: Checkpoint, labels: LabelSpace, max_residues: int
+) -> dict[str, SequenceDataset]:
+    """Datasets by split."""
+    return {
+        name: build_dataset(
+            part,
+            checkpoint.residue_tokenizer,
+            labels,
+            is_residue_task=labels.task.is_residue,
+            max_residues=max_residues,
+            unseen="error" if data.unseen_classes == "error" else "missing",
+            extra_columns=tuple(data.extra_columns),
+        )
+        for name, part in parts.items()
+    }
+
+
+def read(data: DataConfig) -> list[Record]:
+    """Read the data files of a configuration."""
+    return load_data(data.file, data.valid, data.test, data.columns, labelled=True)
+
+
+def decide_task(config: RunConfig, records: Sequence[Record]) -> tuple[TaskType, str]:
+    """The task that was asked for, or guessed from the labels with the reason for it."""
+    if config.task != "auto":
+        return TaskType(config.task), ""
+    guess = guess_task(records, config.data.missing)
+    return guess.task, f"task {guess.task.value}: {guess.reason}"
+
+
+def check_head(config: RunConfig, task: TaskType, custom_head: bool) -> None:
+    """Refuse a head or metric that does not fit the task before anything is loaded."""
+    row = look_up("head", config.model.head, HEADS)
+    if task.is_residue and not row.labels_residues and not custom_head:
+        raise PlftError(f"The head {row.name} pools the sequence and cannot label residues. Use cnn, mlp or linear.")
+    if config.training.metric is not None:
+        look_up("metric", config.training.metric, METRICS)
+
+
+def has_cls(checkpoint: Checkpoint) -> bool:
+    """Whether the first token stands for the whole sequence: a special token that is not a prefix of the family's."""
+    start, stop = checkpoint.residue_tokenizer.encode("ACGT" * 4).spans[0]
+    return bool(start == stop) and not checkpoint.family.prefix
+
+
+@dataclass(frozen=True)
+class Letters:
+    """What happened to letters outside the alphabet."""
+
+    sentences: list[str]
+    facts: dict[str, Any]
+
+
+def fit_letters(records: Sequence[Record], alphabet_name: str, policy: str) -> tuple[list[Record], Letters]:
+    """Clean every sequence for a family's alphabet; says how much was mapped or dropped.
+
+    Raises PlftError with the policy "error", and where most letters are foreign (DNA given to a protein model, say).
+    """
+    alphabet = ALPHABETS[alphabet_name]
+    guessed = guess_alphabet(each.sequence for each in records)
+    if (guessed.name == "protein") != (alphabet.name == "protein"):
+        raise PlftError(
+            f"The sequences look like {guessed.name}, but this model reads {alphabet.name}. Choose another --model."
+        )
+    kept: list[Record] = []
+    mapped = with_unknown = dropped = 0
+    for record in records:
+        cleaned = clean(record.sequence, alphabet, policy, record.place)
+        with_unknown += cleaned.n_unknown > 0
+        mapped += cleaned.n_unknown
+        dropped += not cleaned.keep
+        if cleaned.keep:
+            kept.append(record if cleaned.sequence == record.sequence else replace(record, sequence=cleaned.sequence))
+    sentences = []
+    if dropped:
+        sentences.append(f"{dropped} sequences with letters outside the alphabet were dropped")
+    elif mapped:
+        sentences.append(
+            f"{mapped} letters in {with_unknown} sequences are not in the alphabet and were read as {alphabet.unknown}"
+        )
+    return kept, Letters(sentences, {"unknown_letters": 0 if dropped else mapped, "dropped": dropped})
+
+
+def by_split(records: Iterable[Record]) -> dict[str, list[Record]]:
+    """Records by split: train, valid, test, then any other in order of appearance."""
+    parts: dict[str, list[Record]] = {"train": [], "valid": [], "test": []}
+    for record in records:
+        parts.setdefault(record.split or "train", []).append(record)
+    return {name: part for name, part in parts.items() if part}
+
+
+def data_facts(
+    data: DataConfig, parts: Mapping[str, list[Record]], datasets: Mapping[str, SequenceDataset]
+) -> dict[str, Any]:
+    """What environment.json says of the data."""
+    return {
+        "file": Path(data.file).name,
+        "sha256": files_sha256([data.file, data.valid, data.test]),
+        "counts": {name: len(part) for name, part in parts.items()},
+        "residues": {name: sum(len(each.sequence) for each in part) for name, part in parts.items()},
+        "truncated": sum(each.truncated for each in datasets.values()),
+        "windowed": sum(each.windowed for each in datasets.values()),
+    }
+
+
+def length_sentences(datasets: Mapping[str, SequenceDataset]) -> list[str]:
+    """What happened to sequences longer than the model's input."""
+    truncated = sum(each.truncated for each in datasets.values())
+    windowed = sum(each.windowed for each in datasets.values())
+    longer = "sequences are longer than the model's input and"
+    sentences = [f"{truncated} {longer} lost their end"] if truncated else []
+    return sentences + ([f"{windowed} {longer} were cut into overlapping windows"] if windowed else [])
+
+
+def unseen_sentences(
+    data: DataConfig,
+    parts: Mapping[str, list[Record]],
+    datasets: Mapping[str, SequenceDataset],
+    labels: LabelSpace,
+) -> list[str]:
+    """Which labels were left out because training holds no such class."""
+    if data.unseen_classes == "error":
+        return []
+    unseen = unseen_classes(parts, datasets, labels)
+    names = first_three([f"{name} ({count})" for name, count in unseen.items()])
+    return [f"labels of classes that training does not hold were left out: {names}"] if unseen else []
+
+
+def unseen_classes(
+    parts: Mapping[str, list[Record]], datasets: Mapping[str, SequenceDataset], labels: LabelSpace
+) -> dict[str, int]:
+    """Classes of sequence labels that training lacks, with how many records hold them."""
+    if labels.task is not TaskType.SEQ_CLASSIFICATION:
+        return {}
+    counts: Counter[str] = Counter()
+    for name, part in parts.items():
+        for record, target in zip(part, datasets[name].targets(), strict=True):
+            if target < 0 and isinstance(record.label, str) and record.label.strip():
+                counts[record.label.strip()] += 1
+    return dict(counts)
+
+
+def files_sha256(files: Iterable[str | None]) -> str:
+    """One checksum over the content of the data files (a folder counts as its files in order of name)."""
+    digest = hashlib.sha256()
+    for name in files:
+        if name is None:
+            continue
+        path = Path(name)
+        for file in sorted(each for each in path.iterdir() if each.is_file()) if path.is_dir() else [path]:
+            with file.open("rb") as handle:
+                while block := handle.read(1 << 20):
+                    digest.update(block)
+    return digest.hexdigest()
+
+
+def resolved(
+    config: RunConfig, task: TaskType, checkpoint: Checkpoint, max_residues: int, train_set: SequenceDataset
+) -> RunConfig:
+    """The configuration with every choice made explicit."""
+    method = find_method(config.tuning.method)
+    row = HEADS[config.model.head]
+    chosen_rate = method.scratch_learning_rate if checkpoint.is_scratch else method.learning_rate
+    values = config.model_dump()
+    values["task"] = task.value
+    values["data"] |= {"max_residues": max_residues}
+    values["model"] |= {
+        "revision": config.model.revision or checkpoint.revision,
+        "pooling": config.model.pooling or row.pooling,
+        "head_layers": row.hidden_layers if config.model.head_layers is None else config.model.head_layers,
+    }
+    values["training"] |= {
+        "learning_rate": config.training.learning_rate or chosen_rate,
+        "batch_residues": token_budget(config.training, train_set),
+        "metric": config.training.metric or TASKS[task.value].main_metric,
+    }
+    for key in ("file", "valid", "test"):
+        if values["data"][key] is not None:
+            values["data"][key] = str(Path(values["data"][key]).resolve())
+    return RunConfig.model_validate(values)

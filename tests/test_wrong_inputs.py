@@ -1,0 +1,74 @@
+"""Every wrong input of the table gives its one line, exit code 1, and changes nothing on the disk."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from commandline import CommandLine, content_of
+from wrong_inputs import CASES, GOOD, MODELS, Case
+
+BY_NAME = {case.name: case for case in CASES}
+IN_A_PROCESS_OF_THEIR_OWN = ("the file does not exist", "an option that there is not", "trained weights cut short")
+
+
+@pytest.fixture(scope="module")
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with good.csv and a run trained on it, to be copied and broken."""
+    folder = tmp_path_factory.mktemp("finished")
+    (folder / "good.csv").write_text(GOOD)
+    words = "train good.csv --model scratch:tiny-esm2 --tune lora --max-steps 1 --out run --set training.save_steps=1"
+    subprocess.run([sys.executable, "-m", "plft.apps.cli", *words.split()], cwd=folder, check=True, capture_output=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def local_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Tiny models as transformers folders, by the name under which a case finds them."""
+    folder = tmp_path_factory.mktemp("models")
+    return {name: make(folder / name) for name, make in MODELS.items()}
+
+
+def arrange(case: Case, folder: Path, finished_run: Path, local_models: dict[str, Path]) -> None:
+    """Write the files of a case: good.csv always, a finished run or a model where it asks for one, then its own."""
+    (folder / "good.csv").write_text(GOOD)
+    for name in case.needs:
+        shutil.copytree(finished_run / "run" if name == "run" else local_models[name], folder / name)
+    for name, content in case.files.items():
+        file = folder / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    if case.breaks is not None:
+        case.breaks(folder)
+
+
+def matches(pattern: str, line: str) -> bool:
+    """Whether a line is the pattern, in which "..." stands for any text."""
+    return re.fullmatch(".*".join(map(re.escape, pattern.split("..."))), line) is not None
+
+
+@pytest.mark.parametrize("name", BY_NAME)
+def test_a_wrong_input_gives_one_line_and_leaves_everything_as_it_was(
+    name: str,
+    tmp_path: Path,
+    finished_run: Path,
+    local_models: dict[str, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    case = BY_NAME[name]
+    arrange(case, tmp_path, finished_run, local_models)
+    monkeypatch.chdir(tmp_path)
+    before = content_of(tmp_path)
+    result = CommandLine(monkeypatch, capsys)(*shlex.split(case.command))
+    *said, last = result.err.strip().splitlines()
+    assert result.code == 1, result.err
+    assert matches(f"Error: {case.says}", last), last
+    assert all(line.startswith("·") for line in said), result.err
+    assert content_of(tmp_path) == before
