@@ -1,16 +1,21 @@
 # `make demo` and `make test` each set up what they need in .venv and work on their own.
+# PYTHON=python3.12 make demo    takes another Python than 3.11.
+# PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make demo    takes the smaller torch without CUDA.
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test test-all check format bench clean
+.PHONY: demo test test-all check format constraints bench clean
 
+# Creating the environment again over a half-made one repairs it.
 $(VENV)/.installed: pyproject.toml constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
-	touch $@
+	@command -v $(PYTHON) > /dev/null || { echo "$(PYTHON) is not here. Install Python 3.11, or name another: make PYTHON=python3.12"; exit 1; }
+	@echo "Setting up $(VENV) with the versions of constraints.txt. This happens once and takes a few minutes."
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) install --quiet -c constraints.txt -e ".[dev]"
+	@touch $@
 
 demo: $(VENV)/.installed
 	$(BIN)/plft demo --out demo-run --overwrite
@@ -33,5 +38,13 @@ format: $(VENV)/.installed
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/training_speed.py
 
+# The newest versions that pyproject.toml allows, found in a fresh environment.
+constraints:
+	rm -rf build/fresh && $(PYTHON) -m venv build/fresh
+	build/fresh/bin/python -m pip install --quiet -e ".[dev]"
+	grep '^#' constraints.txt > build/constraints.txt
+	build/fresh/bin/python -m pip freeze --all | grep -v -E '^(#|-e |plft==|pip==)' | sed 's/+[a-z0-9.]*$$//' >> build/constraints.txt
+	mv build/constraints.txt constraints.txt
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info src/*.egg-info demo-run
+	rm -rf $(VENV) build dist *.egg-info src/*.egg-info demo-run demo-run-data

@@ -1,7 +1,7 @@
-"""Run in a process of its own: start a run and kill it, as `kill -9` would, at each of several moments.
+"""Run in a process of its own: start runs and kill each at a moment of its own, as `kill -9` would.
 
-Arguments: a JSON file with the configuration; then pairs of a run folder and a moment. A moment is `step-N` (in the
-middle of a step), `save-N` (right behind the checkpoint of step N), `scoring` (trained, not yet scored) or `never`.
+Argument: a JSON file with a list of [configuration, run folder, moment]. A moment is `step-N` (in the middle of a
+step), `save-N` (right behind the checkpoint of step N), `scoring` (trained, not yet scored) or `never`.
 """
 
 from __future__ import annotations
@@ -51,7 +51,5 @@ def run(config: dict, folder: str, moment: str) -> int:
 
 
 if __name__ == "__main__":
-    settings = json.loads(Path(sys.argv[1]).read_text())
-    for name, when in zip(sys.argv[2::2], sys.argv[3::2], strict=True):
-        ended = run(settings, name, when)
-        print(when, ended)
+    for each in json.loads(Path(sys.argv[1]).read_text()):
+        print(run(*each))

@@ -23,7 +23,7 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with good.csv and a run trained on it, to be copied and broken."""
     folder = tmp_path_factory.mktemp("finished")
     (folder / "good.csv").write_text(GOOD)
-    words = "train good.csv --model scratch:tiny-esm2 --tune lora --max-steps 1 --out run --set training.save_steps=1"
+    words = "train good.csv --model scratch:tiny-esm2 --tune lora --max-steps 2 --out run --set training.save_steps=1"
     subprocess.run([sys.executable, "-m", "plft.apps.cli", *words.split()], cwd=folder, check=True, capture_output=True)
     return folder
 

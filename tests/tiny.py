@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 from plft.checkpoints import Checkpoint, resolve
@@ -11,6 +12,7 @@ TINY = tuple(name.removeprefix("tiny-") for name in ARCHITECTURES if name.starts
 KNOWN = tuple(family for family in TINY if family != "generic")
 
 
+@cache
 def checkpoint(family: str, seed: int = 0) -> Checkpoint:
     """The tiny model of a family, with random weights."""
     return resolve(f"scratch:tiny-{family}", seed=seed)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -71,6 +72,16 @@ def cut(name: str, keep: float = 0.5) -> Callable[[Path], object]:
 def remove(name: str) -> Callable[[Path], object]:
     """Delete a file."""
     return lambda folder: (folder / name).unlink()
+
+
+def half_way(damaged: str) -> Callable[[Path], object]:
+    """Take a finished run back to its first checkpoint, one file of which is cut short."""
+
+    def breaks(folder: Path) -> None:
+        shutil.rmtree(folder / "run/checkpoints/checkpoint-2")
+        cut(f"run/checkpoints/checkpoint-1/{damaged}")(folder)
+
+    return breaks
 
 
 def edit(name: str, **changes: object) -> Callable[[Path], object]:
@@ -217,6 +228,7 @@ LABELS = (
     Case("one class of residues only", f"train one.csv --task token_classification {TRAIN}", "?", {"one.csv": labelled("HHHHHHHHHH " * 8)}),
     Case("no label at all", f"train none.csv {TRAIN}", "?", {"none.csv": labelled("- " * 8)}),
     Case("no label in train", f"train none.csv --task seq_classification {TRAIN}", "?", {"none.csv": labelled("- - - - no yes no yes")}),
+    Case("no label to measure with", f"train none.csv --task seq_classification {TRAIN}", "?", {"none.csv": labelled("no yes no yes - - - -")}),
     Case("the sentinel is every label", f"train n.csv --missing 999 --task seq_regression {TRAIN}", "?", {"n.csv": labelled("999 999 999 999 0.5 0.6 0.7 0.8")}),
     Case("every residue masked", f"train m.csv --task token_classification {TRAIN}", "?",
          {"m.csv": table("sequence,label,mask", *(f"{s},HHHHHCCCCC,0000000000" for s in PROTEINS))}),
@@ -273,6 +285,7 @@ CONFIGS = (
     Case("a learning rate that is not a number", f"train good.csv --set training.learning_rate=.nan {TRAIN}", "?"),
     Case("--set without a value", f"train good.csv --set training.epochs {TRAIN}", "?"),
     Case("--set with broken YAML", f"train good.csv --set 'training.epochs=[1' {TRAIN}", "?"),
+    Case("--set in a section that there is not", f"train good.csv --set trainig.epochs=3 {TRAIN}", "?"),
     Case("--set inside something that is no section", f"train good.csv --set task.name=auto {TRAIN}", "?"),
     Case("--set of an unknown key", f"train good.csv --set training.epoch=3 {TRAIN}", "?"),
     Case("--set with three levels", f"train good.csv --set training.epochs.first=3 {TRAIN}", "?"),
@@ -284,6 +297,7 @@ CONFIGS = (
     Case("more residues than the model takes", "train good.csv --set data.max_residues=100000 --model scratch:tiny-protbert --max-steps 1 --out out", "?"),
     Case("class weights for a regression", f"train n.csv --task seq_regression --set training.class_weights=balanced {TRAIN}", "?", {"n.csv": NUMBERS}),
     Case("a weight for a class that there is not", f"train good.csv --set 'training.class_weights={{yse: 2}}' {TRAIN}", "?"),
+    Case("every class weight 0", f"train good.csv --set 'training.class_weights={{yes: 0, no: 0}}' {TRAIN}", "?"),
     Case("a class weight below 0", f"train good.csv --set 'training.class_weights={{yes: -2}}' {TRAIN}", "?"),
     Case("a tracker that there is not", f"train good.csv --set training.report_to=[nosuch] {TRAIN}", "?"),
 )
@@ -319,6 +333,7 @@ NAMES = (
     Case("a broken config.json", "train good.csv --model model --out out", "?", needs=("model",), breaks=cut("model/config.json")),
     Case("a config.json of an unknown kind", "train good.csv --model model --out out", "?", needs=("model",), breaks=edit("model/config.json", model_type="esm9")),
     Case("a config.json without a kind", "train good.csv --model model --out out", "?", needs=("model",), breaks=edit("model/config.json", model_type=None)),
+    Case("a config.json with sizes that do not fit", "train good.csv --model model --max-steps 1 --out out", "?", needs=("model",), breaks=edit("model/config.json", num_attention_heads=5)),
     Case("a config.json with a wrong size", "train good.csv --model model --max-steps 1 --out out", "?", needs=("model",), breaks=edit("model/config.json", hidden_size="wide")),
     Case("weights of another size", "train good.csv --model model --max-steps 1 --out out", "?", needs=("model",), breaks=edit("model/config.json", num_hidden_layers=5)),
     Case("weights of another width", "train good.csv --model model --max-steps 1 --out out", "?", needs=("model",), breaks=edit("model/config.json", intermediate_size=48)),
@@ -336,10 +351,10 @@ FOLDERS = (
     Case("--out is a file", "train good.csv --model scratch:tiny-esm2 --max-steps 1 --out good.csv", "?"),
     Case("--out inside a file", "train good.csv --model scratch:tiny-esm2 --max-steps 1 --out good.csv/run", "?"),
     Case("nothing to resume", "train good.csv --model scratch:tiny-esm2 --max-steps 1 --out out --resume", "?"),
-    Case("resuming with a damaged run.yaml", "train --out run --resume", "?", {}, ("run",), cut("run/run.yaml", 0.97)),
-    Case("resuming from a checkpoint cut short", "train good.csv --out run --resume --max-steps 3", "?", {}, ("run",), cut("run/checkpoints/checkpoint-1/model.safetensors")),
-    Case("resuming from a damaged optimiser", "train good.csv --out run --resume --max-steps 3", "?", {}, ("run",), cut("run/checkpoints/checkpoint-1/optimizer.pt")),
-    Case("resuming from a damaged state", "train good.csv --out run --resume --max-steps 3", "?", {}, ("run",), cut("run/checkpoints/checkpoint-1/trainer_state.json")),
+    Case("resuming with a damaged run.yaml", "train --out run --resume", "?", {}, ("run",), cut("run/run.yaml", 0.3)),
+    Case("resuming from a checkpoint cut short", "train --out run --resume", "?", {}, ("run",), half_way("model.safetensors")),
+    Case("resuming from a damaged optimiser", "train --out run --resume", "?", {}, ("run",), half_way("optimizer.pt")),
+    Case("--resume and --overwrite", "train --out run --resume --overwrite", "?", {}, ("run",)),
     Case("a folder that is not a run", "predict data good.csv -o p.csv", "?", {"data/notes.txt": "mine"}),
     Case("a run that does not exist", "predict ./run9 good.csv -o p.csv", "?"),
     Case("a run without a model", "predict run good.csv -o p.csv", "?", {"run/run.yaml": "task: auto\n"}),
@@ -364,12 +379,12 @@ FOLDERS = (
     Case("a report from damaged metrics", "report run", "?", {}, ("run",), cut("run/metrics.json")),
     Case("a report from metrics that are a list", "report run", "?", {}, ("run",), lambda folder: (folder / "run/metrics.json").write_text("[1, 2]")),
     Case("a report from metrics without splits", "report run", "?", {}, ("run",), edit("run/metrics.json", splits=None)),
+    Case("a report from splits that are a list", "report run", "?", {}, ("run",), edit("run/metrics.json", splits=["test"])),
     Case("a report from metrics with text for numbers", "report run", "?", {}, ("run",), edit("run/metrics.json", splits={"test": "good"})),
     Case("a report without metrics", "report run", "?", {}, ("run",), remove("run/metrics.json")),
     Case("a report from a damaged history", "report run", "?", {}, ("run",), cut("run/history.jsonl", 0.9)),
     Case("a report from a damaged environment", "report run", "?", {}, ("run",), cut("run/environment.json")),
     Case("a report of something else", "report data", "?", {"data/notes.txt": "mine"}),
-    Case("an export over something", "export run data", "?", {"data/notes.txt": "mine"}, ("run",)),
     Case("an export over a folder", "export run -o data", "?", {"data/notes.txt": "mine"}, ("run",)),
     Case("an export of something else", "export data -o exported", "?", {"data/notes.txt": "mine"}),
     Case("an export of a damaged run", "export run -o exported", "?", {}, ("run",), cut("run/model/trained.safetensors")),
@@ -386,6 +401,7 @@ USING = (
     Case("predicting into a folder", "predict run good.csv -o data.csv", "?", {"data.csv/keep.txt": "mine"}, ("run",)),
     Case("predicting into a file's inside", "predict run good.csv -o good.csv/p.csv", "?", needs=("run",)),
     Case("predicting with a column that is not there", "predict run good.csv --sequence-column protein -o p.csv", "?", {"p.csv": "precious\n"}, ("run",)),
+    Case("predicting for DNA with a protein model", "predict run dna.csv -o p.csv", "?", {"dna.csv": labelled("no yes no yes no yes no yes", DNA)}, ("run",)),
     Case("predicting over the input", "predict run good.csv -o good.csv", "?", needs=("run",)),
     Case("scoring a split that is not there", "evaluate run good.csv --split tset", "?", needs=("run",)),
     Case("scoring a file without labels", "evaluate run bare.csv", "?", {"bare.csv": table("sequence", *PROTEINS)}, ("run",)),

@@ -69,6 +69,15 @@ def guess_alphabet(sequences: Iterable[str], first: int = 1000) -> Alphabet:
     return RNA if counts["U"] > counts["T"] else DNA
 
 
+def check_alphabet(sequences: Iterable[str], alphabet: Alphabet) -> None:
+    """Refuse DNA or RNA where a model reads protein, and the reverse, with a PlftError."""
+    guessed = guess_alphabet(sequences)
+    if (guessed.name == "protein") != (alphabet.name == "protein"):
+        raise PlftError(
+            f"The sequences look like {guessed.name}, but this model reads {alphabet.name}. Change one of them."
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class Cleaned:
     """A sequence of the same length in letters of the alphabet; how many had to be replaced; whether to keep it."""

@@ -14,6 +14,7 @@ from plft.dataset import Example, SequenceDataset
 from plft.labels import LabelSpace
 from plft.tasks import NO_CLASS
 
+JITTER = 0.1  # lengths are blurred by this share before sorting: a set that fits one pool is mixed anew all the same
 PROBES = 4  # epochs drawn in advance to learn how many batches an epoch needs
 ATTEMPTS = 20  # shuffles tried for an epoch that needs more than those did; only then are batches joined
 POOL = 64  # batches' worth of sequences are sorted by length together: similar lengths, yet a new mixture every epoch
@@ -84,11 +85,13 @@ class TrainingBatches:
         self.epoch = int(epoch)
 
     def draw(self, epoch: int, attempt: int = 0) -> list[list[int]]:
-        """Shuffle, sort by length within pools, cut into batches within the budget."""
-        order = np.random.default_rng([self.seed, epoch, attempt]).permutation(len(self.lengths))
+        """Shuffle, sort by about the length within pools, cut into batches within the budget."""
+        random = np.random.default_rng([self.seed, epoch, attempt])
+        order = random.permutation(len(self.lengths))
+        about = self.lengths * random.uniform(1 - JITTER, 1 + JITTER, len(self.lengths))
         pool = max(1, int(POOL * self.budget / max(1.0, float(self.lengths.mean()))))
         pools = np.split(order, range(pool, len(order), pool))
-        mixed = np.concatenate([part[np.argsort(self.lengths[part], kind="stable")] for part in pools])
+        mixed = np.concatenate([part[np.argsort(about[part], kind="stable")] for part in pools])
         return pack_by_length(mixed, self.lengths, self.budget)
 
     def plan(self, epoch: int) -> list[list[int]]:

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import nn
 from transformers import (
@@ -123,6 +124,20 @@ class Checkpoint:
             with _quiet():
                 backbone.save_pretrained(folder)
             return _load(Path(folder), self, dtype, quantization_config)
+
+    def without_weights(self) -> nn.Module | None:
+        """The backbone on the meta device: its layers without their weights; None where only its own code builds it.
+
+        Raises PlftError when the configuration cannot be built.
+        """
+        if type(self.config) not in _auto_class(self.config)._model_mapping:
+            return None
+        try:
+            return _on_meta(self.config)
+        except _BROKEN as error:
+            raise PlftError(
+                f"{self.name}: no model can be built from its config.json ({_first_line(error)}). Copy the model again."
+            ) from error
 
 
 # -- names -------------------------------------------------------------------------------------------------------------
@@ -265,7 +280,7 @@ def _check_code(name: str, sources: set[str], trusted: bool, pinned: bool, commi
 def _read(name: str, folder: Path, needs_code: bool) -> tuple[PreTrainedTokenizerBase, PreTrainedConfig]:
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=needs_code)
-    except (ValueError, KeyError, TypeError, OSError) as error:
+    except (ValueError, KeyError, TypeError, OSError, StrictDataclassError) as error:
         raise PlftError(
             f"{name}: transformers {transformers_version} cannot use its config.json ({_first_line(error)}). "
             "Upgrade transformers or choose another model."
@@ -304,7 +319,10 @@ def _file_digest(file: Path) -> str:
 
 def _first_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:200].rstrip(".") if lines else type(error).__name__
+    if not lines:
+        return type(error).__name__
+    text = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
+    return text[:200].rstrip(".")
 
 
 def _recognised(
@@ -344,8 +362,16 @@ def _check_tokens(checkpoint: Checkpoint) -> None:
 def meta_backbone(name: str) -> nn.Module:
     """Build a scratch architecture on the meta device: shapes and parameter counts without memory."""
     _, config = architecture(name).build()
+    return _on_meta(config)
+
+
+def _on_meta(config: PreTrainedConfig) -> Any:
     with torch.device("meta"):
         return _trimmed(_auto_class(config).from_config(_for_backbone(config), **_options(config)))
+
+
+# what transformers raises for a configuration whose numbers or names do not fit together
+_BROKEN = (RuntimeError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError)
 
 
 def _fresh(checkpoint: Checkpoint, seed: int) -> Any:
@@ -358,6 +384,7 @@ def _fresh(checkpoint: Checkpoint, seed: int) -> Any:
 def _load(folder: Path, checkpoint: Checkpoint, dtype: torch.dtype, quantization_config: Any) -> nn.Module:
     config = _for_backbone(checkpoint.config)
     options = {"dtype": dtype, "trust_remote_code": checkpoint.trust_remote_code, **_options(config)}
+    options["ignore_mismatched_sizes"] = True  # they are refused below, by name
     if quantization_config is not None:
         options["quantization_config"] = quantization_config
     try:
@@ -365,18 +392,27 @@ def _load(folder: Path, checkpoint: Checkpoint, dtype: torch.dtype, quantization
             backbone, info = _auto_class(config).from_pretrained(
                 folder, config=config, use_safetensors=True, output_loading_info=True, **options
             )
-    except (SafetensorError, RuntimeError, ValueError, OSError) as error:
+    except (SafetensorError, OSError, *_BROKEN) as error:
         raise PlftError(
             f"{checkpoint.name}: its weights cannot be loaded ({_first_line(error)}). Copy the model again."
         ) from error
     backbone = _trimmed(backbone)
+    _check_loaded(checkpoint.name, backbone, info)
+    return backbone
+
+
+def _check_loaded(name: str, backbone: nn.Module, info: dict[str, Any]) -> None:
+    """Refuse weights that do not fill the model: what is missing would stay random."""
+    if info["mismatched_keys"]:
+        key, found, wanted = sorted(info["mismatched_keys"])[0]
+        raise PlftError(
+            f"{name}: weight '{key}' is {list(found)}, but its config.json says {list(wanted)}. "
+            "Weights and configuration do not belong together: copy the model again."
+        )
     learned = {key for key, _ in backbone.named_parameters()}  # buffers such as rotary frequencies are computed
     missing = sorted(key for key in info["missing_keys"] if key in learned)
     if missing:
-        raise PlftError(
-            f"{checkpoint.name} lacks weights, which would stay random: {first_three(missing)}. Copy it again."
-        )
-    return backbone
+        raise PlftError(f"{name} lacks weights, which would stay random: {first_three(missing)}. Copy it again.")
 
 
 @contextmanager
@@ -424,8 +460,7 @@ def _with_parts(family: Family, config: PreTrainedConfig) -> Family:
     """Fill in where an unknown family keeps its blocks, and their linear layers, from a model without weights."""
     if type(config) not in _auto_class(config)._model_mapping:
         return family
-    with torch.device("meta"):
-        backbone = _auto_class(config).from_config(_for_backbone(config), **_options(config))
+    backbone = _on_meta(config)
     lists = {name: part for name, part in backbone.named_modules() if isinstance(part, nn.ModuleList)}
     blocks = next((name for name, part in lists.items() if len(part) == config.num_hidden_layers), "")
     linear = (nn.Linear, nn.modules.linear.NonDynamicallyQuantizableLinear)

@@ -34,7 +34,7 @@ class DataConfig(Section):
     test: Name | None = Field(None, description="file with the test part, when it is a file of its own")
     sequence_column: Name = Field("sequence", description="column that holds the sequences")
     label_column: Name | list[Name] = Field(
-        "label", description="column of the labels; several numeric columns make one multi-output regression"
+        "label", description="column of the labels; several columns of numbers make a multi-output regression, of 0 and 1 a multi-label task"
     )
     id_column: Name = Field("id", description="column of the identifiers")
     split_column: Name = Field("split", description="column that says train, valid or test")
@@ -173,10 +173,10 @@ class RunConfig(Section):
     training: TrainingConfig = Field(default_factory=lambda: TrainingConfig())
 
     @model_validator(mode="after")
-    def _several_columns_are_a_regression(self) -> RunConfig:
+    def _several_columns_fit_the_task(self) -> RunConfig:
         several = isinstance(self.data.label_column, list) and len(self.data.label_column) > 1
-        if several and self.task not in ("auto", "seq_regression"):
-            raise ValueError(f"several label columns make a seq_regression, not a {self.task}")
+        if several and self.task not in ("auto", "seq_regression", "seq_multilabel"):
+            raise ValueError(f"several label columns make a seq_regression or seq_multilabel, not a {self.task}")
         return self
 
 
@@ -228,7 +228,15 @@ def load_config(path: str | Path) -> dict[str, Any]:
 
 
 def _kind_of(content: Any) -> str:
-    return "nothing" if content is None else f"a {type(content).__name__}"
+    names = {
+        list: "a list",
+        dict: "a mapping",
+        str: "a text",
+        int: "a number",
+        float: "a number",
+        bool: "a truth value",
+    }
+    return names.get(type(content), "nothing")
 
 
 def set_values(values: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
@@ -260,10 +268,15 @@ def make_config(values: dict[str, Any]) -> RunConfig:
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:
-        problems = [explain(each) for each in error.errors()]
+        problems = [explain(each) for each in error.errors() if not is_beside_the_point(each)]
         more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
         text = "Configuration: " + "; ".join(problems[:3]) + more
         raise PlftError(text if text.endswith("?") else f"{text}.") from None
+
+
+def is_beside_the_point(problem: Any) -> bool:
+    """A mapping of class weights with a mistake in it is not "balanced" either, which nobody needs to be told."""
+    return problem["type"] == "literal_error" and isinstance(problem["input"], dict)
 
 
 def explain(problem: Any) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -85,9 +86,19 @@ class SequenceDataset(Sequence[Example]):
             parts.setdefault(each.record, []).append(output[each.scored[0] : each.scored[1]])
         return [pieces[0] if len(pieces) == 1 else np.concatenate(pieces) for pieces in parts.values()]
 
+    @cached_property
+    def has_labels(self) -> bool:
+        """Whether any label is known, so that there is something to score."""
+        return any(is_known(each.label).any() for each in self.examples if each.label is not None)
+
     def targets(self) -> list[np.ndarray]:
         """Targets per record in raw units, as `LabelSpace.encode` gives them."""
         return self.per_record([each.label for each in self.examples if each.label is not None])
+
+
+def is_known(label: np.ndarray) -> np.ndarray:
+    """Which targets are not missing (NaN, or a class below 0): bool in the shape of the label."""
+    return ~np.isnan(label) if np.issubdtype(label.dtype, np.floating) else label >= 0
 
 
 def residue_to_token(spans: np.ndarray, n_residues: int) -> np.ndarray:

@@ -89,6 +89,8 @@ def read_run(folder: Path) -> RunFiles:
                 f"{folder}: there is no {name}, so this is not a finished run. Give the folder of plft train --out."
             )
     results = _read(folder / METRICS_JSON, json.loads)
+    if not isinstance(results.get("splits"), dict) or not results["splits"]:
+        raise PlftError(f"{folder / METRICS_JSON}: no split was evaluated. Train again with a valid or test split.")
     run = RunFiles(
         folder=folder,
         task=TaskType.named(str(results.get("task"))),
@@ -97,8 +99,9 @@ def read_run(folder: Path) -> RunFiles:
         history=_read(folder / HISTORY, _json_lines, list) if (folder / HISTORY).is_file() else [],
         environment=_read(folder / ENVIRONMENT, json.loads) if (folder / ENVIRONMENT).is_file() else {},
     )
-    if not run.splits:
-        raise PlftError(f"{folder / METRICS_JSON}: no split was evaluated. Run plft evaluate on the folder first.")
+    broken = [name for name, each in run.splits.items() if not isinstance(each, dict) or not each.get("metrics")]
+    if broken:
+        raise PlftError(f"{folder / METRICS_JSON} is damaged (no metrics of {broken[0]}). Restore it, or train again.")
     return run
 
 

@@ -391,7 +391,10 @@ class LabelSpace:
         if not names:
             raise PlftError("No train record has a label. Check the label column and the missing value.")
         if len(names) < 2 and not self.task.is_multilabel:
-            raise PlftError(f"All train labels are {shown(names[0])}; classification needs at least two classes.")
+            raise PlftError(
+                f"All train labels are {shown(names[0])}; classification needs at least two classes. "
+                "Check the label column, or add records of another class."
+            )
         return LabelSpace(self.task, names, self.columns, missing=self.missing)
 
     def _with_scale(self, records: Iterable[Labelled]) -> LabelSpace:

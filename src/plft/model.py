@@ -50,7 +50,7 @@ class PLMTaskModel(PreTrainedModel):
         self.task_type = TaskType(task_type)
         self.backbone: Any = backbone
         self.head: Any = head
-        self._no_split_modules = getattr(backbone, "_no_split_modules", None)
+        self._no_split_modules = layer_classes(backbone)  # what FSDP wraps
         self.all_tied_weights_keys: dict[str, str] = {}
         weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
         self.register_buffer("class_weights", weights, persistent=False)
@@ -108,6 +108,18 @@ class PLMTaskModel(PreTrainedModel):
     def activation_checkpointing_disable(self) -> None:
         """Keep activations again."""
         self.backbone.activation_checkpointing_disable()
+
+
+def layer_classes(backbone: nn.Module) -> list[str]:
+    """Class names of the layers that stay in one piece when a model is sharded: those it names itself and really has.
+
+    A model that names none of its own is sharded at the modules of its longest list, the transformer blocks.
+    """
+    there = {type(each).__name__ for each in backbone.modules()}
+    named = there.intersection(getattr(backbone, "_no_split_modules", None) or ())
+    lists = [each for each in backbone.modules() if isinstance(each, nn.ModuleList)]
+    blocks = {type(each).__name__ for each in max(lists, key=len, default=())}
+    return sorted(named or blocks)
 
 
 class ReadyMadeModel(nn.Module):

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import metadata
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +23,17 @@ import torch
 from torch import Tensor, nn
 from transformers import TrainerCallback, set_seed
 
+from plft.alphabet import ALPHABETS, check_alphabet
 from plft.checkpoints import resolve
 from plft.config import RunConfig, load_config, make_config
-from plft.dataset import longest_input
+from plft.dataset import SequenceDataset, longest_input
 from plft.errors import PlftError, look_up
-from plft.heads import mean_over_residues
+from plft.heads import LightAttentionHead, TaskHead, mean_over_residues
 from plft.labels import LabelSpace, TaskType
-from plft.metrics import Evaluation, metrics_for
+from plft.metrics import Evaluation
 from plft.metrics import evaluate as score
 from plft.model import PLMTaskModel
-from plft.prediction import CHUNK_RESIDUES, Predictor, choose_device, chunks, write_predictions
+from plft.prediction import Answered, Predictor, choose_device, write_predictions
 from plft.preparation import Prepared, Say, by_split, fit_letters, prepare, quiet, read
 from plft.records import Columns, Record, load_data, read_records
 from plft.report import write_model_card, write_report
@@ -39,6 +41,7 @@ from plft.runfolder import (
     ModelCard,
     RunFolder,
     build_model,
+    check_place,
     load_anything,
     load_predictor,
     read_json,
@@ -48,18 +51,18 @@ from plft.runfolder import (
 )
 from plft.splits import complete_splits
 from plft.tables import TableWriter
-from plft.tasks import balanced_class_weights
 from plft.training import (
     History,
     SequenceTaskTrainer,
     choose_precision,
-    class_counts,
     last_checkpoint,
     leave_process_group,
     stopping,
     training_arguments,
 )
 from plft.tuning import count_parameters
+
+ENOUGH_LETTERS = 50  # a short peptide may well be spelled in A, C, G and T alone
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,7 @@ def train(
     """
     folder = RunFolder(Path(out))
     if is_main():
-        claim(folder, resume=resume, overwrite=overwrite)
+        check_folder(folder, resume=resume, overwrite=overwrite)
     try:
         run_training(config, folder, resume, head, say, callbacks, command)
     finally:
@@ -133,15 +136,16 @@ def run_training(
     trainable, total = count_parameters(model)
     say(f"{trainable:,} of {total:,} parameters train ({trainable / total:.2%}); {precision}, {why}")
     if is_main():
+        open_folder(folder, keep=resume)
         folder.write_config(config)
     trainer = make_trainer(prepared, model, folder, precision, callbacks)
     last = last_checkpoint(folder.checkpoints) if resume else None
     say(f"going on from {last.name}" if last else f"{len(trainer.get_train_dataloader())} batches per epoch")
     trainer.train(resume_from_checkpoint=str(last) if last else None)
     state = trainer.state
-    card = model_card(prepared, head)
+    model = trainer.unsharded(lambda: build(prepared, head))
     if is_main():
-        save_model(folder.model, model, card, prepared.checkpoint)
+        save_model(folder.model, model, model_card(prepared, head), prepared.checkpoint)
         steps = {"steps": state.global_step, "epochs": round(state.epoch or 0, 2), "best_step": state.best_global_step}
         del trainer, model
         gc.collect()
@@ -154,8 +158,10 @@ def is_main() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
-def claim(folder: RunFolder, *, resume: bool, overwrite: bool) -> None:
-    """Make the run folder; an existing run is left alone unless it is to be resumed or overwritten."""
+def check_folder(folder: RunFolder, *, resume: bool, overwrite: bool) -> None:
+    """Refuse to write over anything but a run that is to be resumed or overwritten, or where nothing can be written."""
+    if resume and overwrite:
+        raise PlftError("--resume goes on with a run and --overwrite replaces it. Give only one of them.")
     exists = folder.path.exists() and (not folder.path.is_dir() or any(folder.path.iterdir()))
     if exists and not folder.config_file.exists():
         raise PlftError(f"{folder.path} exists and is not a run folder. Choose another --out.")
@@ -165,7 +171,12 @@ def claim(folder: RunFolder, *, resume: bool, overwrite: bool) -> None:
         )
     if resume and not exists:
         raise PlftError(f"{folder.path} holds no run to resume. Leave out --resume to start one.")
-    if exists and overwrite:
+    check_place(folder.path)
+
+
+def open_folder(folder: RunFolder, *, keep: bool) -> None:
+    """Make the run folder; an old run goes only now, when the new one has passed every check."""
+    if not keep and folder.config_file.exists():
         remove_run(folder)
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
@@ -193,41 +204,24 @@ def build(prepared: Prepared, head: nn.Module | None) -> nn.Module:
         config.model,
         config.tuning,
         head=head,
-        class_weights=class_weights(config, prepared),
+        class_weights=prepared.class_weights,
         seed=config.training.seed,
     )
-
-
-def class_weights(config: RunConfig, prepared: Prepared) -> list[float] | None:
-    """Weights of the classes in the loss, in the order of the model's outputs."""
-    wanted, labels = config.training.class_weights, prepared.labels
-    if wanted is None:
-        return None
-    if prepared.task.is_regression:
-        raise PlftError("training.class_weights: a regression has no classes. Remove it, or use a weight column.")
-    if wanted == "balanced":
-        return balanced_class_weights(labels, class_counts(prepared.datasets["train"], labels))
-    for name in wanted:
-        look_up("class in training.class_weights", name, dict.fromkeys(labels.classes))
-    return [float(wanted.get(name, 1.0)) for name in labels.classes]
 
 
 def make_trainer(
     prepared: Prepared, model: nn.Module, folder: RunFolder, precision: str, callbacks: Sequence[TrainerCallback]
 ) -> SequenceTaskTrainer:
     """The trainer of a run, with history, early stopping and checkpoints in the run folder."""
-    config = prepared.config
-    valid = prepared.datasets.get("valid")
-    metric = str(config.training.metric)
-    known = {row.name: row for row in metrics_for(prepared.task, prepared.labels.n_outputs)}
-    look_up(f"metric for {prepared.task.value}", metric, known)
+    config, valid = prepared.config, prepared.valid
     arguments = training_arguments(
         config.training,
         folder.checkpoints,
         precision=precision,
         learning_rate=float(config.training.learning_rate or 0),
-        metric=metric,
+        metric=str(config.training.metric),
         can_evaluate=valid is not None,
+        uses_all_weights=isinstance(model.head, TaskHead | LightAttentionHead),
     )
     residues = sum(len(each.sequence) for each in prepared.parts["train"])
     return SequenceTaskTrainer(
@@ -289,8 +283,10 @@ def finish(
     splits = {}
     for name, part in prepared.parts.items():
         if name != "train":
-            evaluation, outputs = evaluate_records(predictor, part, unseen="missing")
-            splits[name] = evaluation.to_json()
+            dataset = predictor.dataset(part, labelled=True, unseen="missing")
+            outputs = predictor.outputs(dataset)
+            if dataset.has_labels:
+                splits[name] = evaluation_of(predictor, dataset, outputs).to_json()
             write_rows(folder.predictions_file(name), prediction_rows(predictor, part, outputs))
     labels = prepared.labels
     write_json(
@@ -327,14 +323,10 @@ def load(path: str | Path, head: nn.Module | None = None) -> Predictor:
     return on_device(load_anything(path, head))
 
 
-def evaluate_records(
-    predictor: Predictor, records: Sequence[Record], unseen: str = "error"
-) -> tuple[Evaluation, list[np.ndarray]]:
-    """Score labelled records; returns the evaluation with intervals and the outputs per record."""
-    dataset = predictor.dataset(records, labelled=True, unseen=unseen)
-    outputs = predictor.outputs(dataset)
+def evaluation_of(predictor: Predictor, dataset: SequenceDataset, outputs: Sequence[np.ndarray]) -> Evaluation:
+    """Metrics with intervals of a labelled dataset and the outputs for its records."""
     labels = predictor.labels
-    return score(labels.task, outputs, dataset.targets(), labels.classes, labels.columns), outputs
+    return score(labels.task, outputs, dataset.targets(), labels.classes, labels.columns)
 
 
 def prediction_rows(
@@ -357,7 +349,9 @@ def evaluate(
     predictor = load(path)
     records, name = records_to_score(Path(path), data, split, predictor)
     say(f"scoring {len(records)} sequences ({name})")
-    evaluation, _ = evaluate_records(predictor, records)
+    drops = data is None and RunFolder(Path(path)).read_config().data.unseen_classes == "drop"
+    dataset = predictor.dataset(records, labelled=True, unseen="missing" if drops else "error")
+    evaluation = evaluation_of(predictor, dataset, predictor.outputs(dataset))
     return {"task": predictor.labels.task.value, "split": name} | evaluation.to_json()
 
 
@@ -369,10 +363,10 @@ def records_to_score(
     if data is None:
         config = folder.read_config()
         records = complete_splits(read(config.data), TaskType(config.task), config.training.seed).records
-        records, _ = fit_letters(records, predictor.family.alphabet, config.data.unknown_letters)
     else:
         columns = folder.read_config().data.columns if folder.config_file.exists() else Columns()
         records = load_data(data, columns=columns, labelled=True)
+    records, _ = fit_letters(records, predictor.family.alphabet, predictor.unknown_letters)
     parts = by_split(records) if any(each.split for each in records) else {"all": list(records)}
     name = split or ("test" if "test" in parts else "all" if data is not None else "test")
     if name == "all":
@@ -388,31 +382,45 @@ def predict(
     sequence_column: str = "sequence",
     id_column: str = "id",
     each_batch: Callable[[int], Any] | None = None,
-) -> int:
-    """Predict for every sequence of a file and write a table; returns how many were answered."""
+) -> Answered:
+    """Predict for every sequence of a file and write a table; returns what was answered."""
+    check_files(data, out)
     predictor = load(path)
     columns = Columns(sequence=sequence_column, id=id_column, extra=predictor.extra_columns)
-    records = read_records(data, columns, labelled=False)
+    records = in_alphabet(read_records(data, columns, labelled=False), predictor)
     return write_predictions(predictor, records, out, each_batch)
 
 
-def embed(name: str, data: str | Path, out: str | Path, *, each_batch: Callable[[int], Any] | None = None) -> int:
-    """Write the mean hidden state over residues of every sequence; returns how many were answered.
+def check_files(data: str | Path, out: str | Path) -> None:
+    """Refuse what can be seen without a model: no such file, an unknown format, the input as the output."""
+    read_records(data, labelled=False)  # nothing is read yet
+    TableWriter(out)
+    if Path(data).resolve() == Path(out).resolve():
+        raise PlftError(f"{out} is the input, which the predictions would replace. Choose another --out.")
+
+
+def in_alphabet(records: Iterator[Record], predictor: Predictor) -> Iterator[Record]:
+    """The records, unless the first of them show that they are DNA for a protein model, or the reverse."""
+    first = list(islice(records, 100))
+    if sum(len(each.sequence) for each in first) >= ENOUGH_LETTERS:
+        check_alphabet((each.sequence for each in first), ALPHABETS[predictor.family.alphabet])
+    yield from chain(first, records)
+
+
+def embed(name: str, data: str | Path, out: str | Path, *, each_batch: Callable[[int], Any] | None = None) -> Answered:
+    """Write the mean hidden state over residues of every sequence; returns what was answered.
 
     name: a run folder (its tuned backbone) or anything `--model` takes.
     """
+    check_files(data, out)
     predictor = embedder(name)
-    width = len(predictor.labels.columns)
-    answered = 0
-    with TableWriter(out) as write:
-        for chunk in chunks(read_records(data, labelled=False), CHUNK_RESIDUES):
-            outputs = predictor.outputs(predictor.dataset(chunk, labelled=False), each_batch)
-            write(
-                {"id": record.id} | {f"e{at}": float(f"{output[at]:.7g}") for at in range(width)}
-                for record, output in zip(chunk, outputs, strict=True)
-            )
-            answered += len(chunk)
-    return answered
+    records = in_alphabet(read_records(data, labelled=False), predictor)
+
+    def row(record: Record, output: np.ndarray) -> list[dict[str, Any]]:
+        values = zip(predictor.labels.columns, output, strict=True)
+        return [{"id": record.id} | {column: float(f"{value:.7g}") for column, value in values}]
+
+    return write_predictions(predictor, records, out, each_batch, rows=row)
 
 
 def embedder(name: str) -> Predictor:

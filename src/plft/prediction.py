@@ -176,17 +176,48 @@ def chunks(records: Iterable[Record], residues: int) -> Iterator[list[Record]]:
         yield chunk
 
 
+@dataclass(frozen=True)
+class Answered:
+    """How many sequences were answered, how many of them were truncated or cut into windows, and at what length."""
+
+    sequences: int = 0
+    truncated: int = 0
+    windowed: int = 0
+    max_residues: int = 0
+
+    @property
+    def sentences(self) -> list[str]:
+        """What the user should know, as sentences."""
+        longer = f"sequences are longer than {self.max_residues} residues and"
+        found = [f"{self.sequences:,} sequences answered"]
+        found += [f"{self.truncated:,} {longer} were answered from their first part"] if self.truncated else []
+        return found + ([f"{self.windowed:,} {longer} were answered in overlapping windows"] if self.windowed else [])
+
+
 def write_predictions(
-    predictor: Predictor, records: Iterable[Record], path: str | Path, each_batch: Callable[[int], Any] | None = None
-) -> int:
-    """Stream records through the model into a table; returns how many sequences were answered."""
-    answered = 0
+    predictor: Predictor,
+    records: Iterable[Record],
+    path: str | Path,
+    each_batch: Callable[[int], Any] | None = None,
+    rows: Callable[[Record, np.ndarray], Iterable[Row]] | None = None,
+) -> Answered:
+    """Stream records through the model into a table.
+
+    rows: (record, output) -> rows of the table; by default the predictor's own.
+    """
+    to_rows = predictor.rows if rows is None else rows
+    answered = Answered(max_residues=predictor.max_residues)
     with TableWriter(path) as write:
         for chunk in chunks(records, CHUNK_RESIDUES):
-            outputs = predictor.outputs(predictor.dataset(chunk, labelled=False), each_batch)
-            pairs = zip(chunk, outputs, strict=True)
-            write(row for record, output in pairs for row in predictor.rows(record, output))
-            answered += len(chunk)
+            dataset = predictor.dataset(chunk, labelled=False)
+            pairs = zip(chunk, predictor.outputs(dataset, each_batch), strict=True)
+            write(row for record, output in pairs for row in to_rows(record, output))
+            answered = replace(
+                answered,
+                sequences=answered.sequences + len(chunk),
+                truncated=answered.truncated + dataset.truncated,
+                windowed=answered.windowed + dataset.windowed,
+            )
     return answered
 
 

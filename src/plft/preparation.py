@@ -9,20 +9,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from plft.alphabet import ALPHABETS, clean, guess_alphabet
+import torch
+
+from plft.alphabet import ALPHABETS, check_alphabet, clean
 from plft.audit import audit
 from plft.checkpoints import Checkpoint, resolve
 from plft.config import DataConfig, RunConfig
-from plft.dataset import SequenceDataset, build_dataset, longest_input
+from plft.dataset import SequenceDataset, build_dataset, is_known, longest_input
 from plft.errors import PlftError, first_three, look_up
 from plft.heads import HEADS
 from plft.labels import LabelSpace, TaskType, guess_task
-from plft.metrics import METRICS
+from plft.metrics import metrics_for
 from plft.records import Record, load_data
 from plft.splits import complete_splits
-from plft.tasks import TASKS
-from plft.training import token_budget
-from plft.tuning import find_method
+from plft.tasks import TASKS, balanced_class_weights
+from plft.training import check_tracker, class_counts, token_budget
+from plft.tuning import apply, find_method
 
 Say = Callable[[str], None]
 
@@ -45,8 +47,15 @@ class Prepared:
     checkpoint: Checkpoint
     datasets: dict[str, SequenceDataset]
     max_residues: int
+    class_weights: list[float] | None
     sentences: list[str]
     facts: dict[str, Any]
+
+    @property
+    def valid(self) -> SequenceDataset | None:
+        """The validation set, where it holds labels to judge by."""
+        dataset = self.datasets.get("valid")
+        return dataset if dataset is not None and dataset.has_labels else None
 
 
 def prepare(config: RunConfig, say: Say = quiet, custom_head: bool = False) -> Prepared:
@@ -59,9 +68,17 @@ def prepare(config: RunConfig, say: Say = quiet, custom_head: bool = False) -> P
     checkpoint = find_checkpoint(config, split.records)
     records, letters = fit_letters(split.records, checkpoint.family.alphabet, config.data.unknown_letters)
     parts = by_split(records)
-    labels = LabelSpace.fit(task, parts.get("train", []), config.data.missing, config.data.columns.labels)
+    if "train" not in parts:
+        raise PlftError(
+            "Every train sequence holds letters outside the alphabet and was dropped. Pass --unknown-letters map."
+        )
+    labels = LabelSpace.fit(task, parts["train"], config.data.missing, config.data.columns.labels)
+    check_metric(config, labels)
+    check_tuning(config, checkpoint)
     max_residues = longest_input(checkpoint.family, config.data.max_residues)
     datasets = tokenised(config.data, parts, checkpoint, labels, max_residues)
+    check_labels(datasets)
+    weights = class_weights(config, labels, datasets["train"])
     findings = audit(records, task, missing=config.data.missing, columns=config.data.columns.labels)
     facts = letters.facts | data_facts(config.data, parts, datasets) | {"audit": findings.to_json()}
     sentences = [
@@ -70,13 +87,14 @@ def prepare(config: RunConfig, say: Say = quiet, custom_head: bool = False) -> P
         *letters.sentences,
         *length_sentences(datasets),
         *unseen_sentences(config.data, parts, datasets, labels),
+        *(f"{name} holds no label, so it is not scored" for name, each in datasets.items() if not each.has_labels),
         *findings.warnings,
         *([checkpoint.family.note] if not checkpoint.family.is_known else []),
     ]
     for sentence in sentences:
         say(sentence)
     config = resolved(config, task, checkpoint, max_residues, datasets["train"])
-    return Prepared(config, task, parts, labels, checkpoint, datasets, max_residues, sentences, facts)
+    return Prepared(config, task, parts, labels, checkpoint, datasets, max_residues, weights, sentences, facts)
 
 
 def find_checkpoint(config: RunConfig, records: Sequence[Record]) -> Checkpoint:
@@ -125,12 +143,53 @@ def decide_task(config: RunConfig, records: Sequence[Record]) -> tuple[TaskType,
 
 
 def check_head(config: RunConfig, task: TaskType, custom_head: bool) -> None:
-    """Refuse a head or metric that does not fit the task before anything is loaded."""
+    """Refuse a head that does not fit the task."""
     row = look_up("head", config.model.head, HEADS)
     if task.is_residue and not row.labels_residues and not custom_head:
         raise PlftError(f"The head {row.name} pools the sequence and cannot label residues. Use cnn, mlp or linear.")
+
+
+def check_metric(config: RunConfig, labels: LabelSpace) -> None:
+    """Refuse a metric that this task cannot be measured by, and trackers that are not there."""
     if config.training.metric is not None:
-        look_up("metric", config.training.metric, METRICS)
+        known = {row.name: row for row in metrics_for(labels.task, labels.n_outputs)}
+        look_up(f"metric for {labels.task.value}", config.training.metric, known)
+    for tracker in config.training.report_to:
+        check_tracker(tracker)
+
+
+def check_tuning(config: RunConfig, checkpoint: Checkpoint) -> None:
+    """Apply the tuning method to the backbone without its weights: layers and blocks that are not there show now."""
+    backbone = checkpoint.without_weights()
+    if backbone is not None:
+        with torch.device("meta"):
+            apply(backbone, checkpoint.family, config.tuning)
+
+
+def check_labels(datasets: Mapping[str, SequenceDataset]) -> None:
+    """Refuse data from which nothing can be learned, or with which nothing could be measured."""
+    if not any(each.weight > 0 and each.label is not None and is_known(each.label).any() for each in datasets["train"]):
+        raise PlftError("No labelled train record has a weight above 0. Check the weight column.")
+    others = [name for name in datasets if name != "train"]
+    if not any(datasets[name].has_labels for name in others):
+        raise PlftError(f"No record of {' or '.join(others)} has a label, so nothing can be measured. Add some.")
+
+
+def class_weights(config: RunConfig, labels: LabelSpace, train_set: SequenceDataset) -> list[float] | None:
+    """Weights of the classes in the loss, in the order of the model's outputs."""
+    wanted = config.training.class_weights
+    if wanted is None:
+        return None
+    if labels.task.is_regression:
+        raise PlftError("training.class_weights: a regression has no classes. Remove it, or use a weight column.")
+    if wanted == "balanced":
+        return balanced_class_weights(labels, class_counts(train_set, labels))
+    for name in wanted:
+        look_up("class in training.class_weights", name, dict.fromkeys(labels.classes))
+    weights = [float(wanted.get(name, 1.0)) for name in labels.classes]
+    if not any(weights):
+        raise PlftError("training.class_weights: every class has the weight 0, so nothing is learned. Raise one.")
+    return weights
 
 
 def has_cls(checkpoint: Checkpoint) -> bool:
@@ -153,11 +212,7 @@ def fit_letters(records: Sequence[Record], alphabet_name: str, policy: str) -> t
     Raises PlftError with the policy "error", and where most letters are foreign (DNA given to a protein model, say).
     """
     alphabet = ALPHABETS[alphabet_name]
-    guessed = guess_alphabet(each.sequence for each in records)
-    if (guessed.name == "protein") != (alphabet.name == "protein"):
-        raise PlftError(
-            f"The sequences look like {guessed.name}, but this model reads {alphabet.name}. Choose another --model."
-        )
+    check_alphabet((each.sequence for each in records), alphabet)
     kept: list[Record] = []
     mapped = with_unknown = dropped = 0
     for record in records:

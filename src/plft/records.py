@@ -165,7 +165,8 @@ def _records(path: Path, reader: Reader, columns: Columns, labelled: bool | None
             layouts[keys] = _layout(keys, columns, labelled, reader, path.name)
         yield _record(path.name, row, values, layouts[keys])
     if not row:
-        raise PlftError(f"{path.name}: {'is empty' if not path.stat().st_size else 'holds no sequences'}.")
+        what = "is empty" if not path.stat().st_size else "holds no sequences"
+        raise PlftError(f"{path.name}: {what}. Give a file with at least one sequence.")
     ever = {key.strip().lower() for keys in layouts for key in keys}
     for name in sorted(columns.must_be_there(labelled)):
         if name.lower() not in ever:

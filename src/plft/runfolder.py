@@ -119,15 +119,23 @@ def read_json(file: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise PlftError(f"{file} is missing: the folder is incomplete, or training has not finished.") from None
     except (OSError, ValueError) as error:
-        raise PlftError(f"{file} is damaged and cannot be read ({error}).") from None
+        raise PlftError(f"{file} is damaged and cannot be read ({error}). Copy the folder again.") from None
     if not isinstance(content, dict):
-        raise PlftError(f"{file} is damaged: it should hold a JSON object.")
+        raise PlftError(f"{file} is damaged: it should hold a JSON object. Copy the folder again.")
     return content
+
+
+def check_place(target: Path) -> None:
+    """Refuse a folder that cannot be made, before any work is done for it."""
+    parent = next(each for each in (target.absolute(), *target.absolute().parents) if each.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise PlftError(f"{target} cannot be made: {parent} is not a folder to write in. Choose another --out.")
 
 
 @contextmanager
 def new_folder(target: Path) -> Iterator[Path]:
     """A temporary folder beside the target that replaces it at the end, or vanishes after an error."""
+    check_place(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
@@ -261,6 +269,11 @@ def load_anything(path: str | Path, head: nn.Module | None = None) -> Predictor:
             return load_predictor(candidate, head)
     if (folder / "run.yaml").exists():
         raise PlftError(f"{folder} is a run without a trained model. Finish it with plft train --resume.")
+    if folder.is_dir() and not (folder / "config.json").exists():
+        raise PlftError(
+            f"{folder} is neither a run nor a model: it has no run.yaml, plft.json or config.json. "
+            "Give the folder of plft train --out."
+        )
     return ready_made(str(path))
 
 
@@ -317,9 +330,21 @@ def read_card(folder: Path) -> ModelCard:
             f"{folder}: written by another version of plft (format {content.get('format')}, this one reads {FORMAT})."
         )
     try:
-        return ModelCard(**content)
-    except TypeError as error:
-        raise PlftError(f"{folder / 'plft.json'} is damaged ({error}).") from None
+        card = ModelCard(**content)
+        check_card(card)
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise PlftError(f"{folder / 'plft.json'} is damaged ({reason}). Copy the folder again.") from None
+    return card
+
+
+def check_card(card: ModelCard) -> None:
+    """Read every part of plft.json once; what is missing or wrong in it raises what reading it raises."""
+    LabelSpace.from_json(card.labels)
+    ModelConfig(**card.model)
+    TuningConfig(**card.tuning)
+    for name in ("name", "revision", "sha256"):
+        card.base[name]
 
 
 def base_checkpoint(folder: Path, card: ModelCard) -> Checkpoint:
@@ -351,11 +376,11 @@ def load_adapter(backbone: Any, folder: Path) -> None:
 def read_weights(file: Path) -> dict[str, Any]:
     """Read a safetensors file; a missing or damaged one is a PlftError."""
     if not file.exists():
-        raise PlftError(f"{file} is missing: the model folder is incomplete.")
+        raise PlftError(f"{file} is missing: the model folder is incomplete. Copy it again.")
     try:
         return load_file(file)
     except (SafetensorError, OSError, ValueError) as error:
-        raise PlftError(f"{file} is damaged and cannot be read ({error}).") from None
+        raise PlftError(f"{file} is damaged and cannot be read ({error}). Copy the folder again.") from None
 
 
 def export_model(folder: Path, target: Path) -> None:

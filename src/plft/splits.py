@@ -203,7 +203,9 @@ def _check_shares(**shares: float) -> None:
         if not 0 <= share < 1:
             raise PlftError(f"The {name} share is {share:g}; it must be at least 0 and below 1.")
     if sum(shares.values()) >= 1:
-        raise PlftError(f"The shares {' + '.join(f'{share:g}' for share in shares.values())} leave nothing for train.")
+        raise PlftError(
+            f"The shares {' + '.join(f'{share:g}' for share in shares.values())} leave nothing for train. Lower one."
+        )
 
 
 def assign_splits(
@@ -272,7 +274,7 @@ def complete_splits(records: Sequence[Record], task: TaskType, seed: int = 0) ->
         without = [record.place for record in records if record.split is None]
         raise PlftError(f"{len(without)} records have no split: {first_three(without)}. Fill in the split column.")
     if "train" not in names:
-        raise PlftError(f"No record is in train; there are {counts_of(records) or 'no records'}. Name a train split.")
+        raise PlftError(f"No record is in train; there are {counts_of(records) or 'no records'}. Call one split train.")
     if "valid" not in names:
         return add_valid(records, seed=seed, task=task)
     missing_test = "" if names - {"train", "valid"} else " There is no test split: the valid split alone is measured."

@@ -25,13 +25,15 @@ class TableWriter:
         self.path = Path(path)
         self.open_table = look_up("table format", self.path.suffix.lower(), WRITERS)
         self.partial = self.path.with_name(f".{self.path.name}.part")
+        if self.path.is_dir():
+            raise PlftError(f"{self.path} is a folder. Name the file to write.")
 
     def __enter__(self) -> Callable[[Iterable[Row]], None]:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.table = self.open_table(self.partial)
         except OSError as error:
-            raise PlftError(f"{self.path} cannot be written: {error.strerror}.") from None
+            raise PlftError(f"{self.path} cannot be written: {error.strerror}. Choose another place.") from None
         return self.table.write
 
     def __exit__(

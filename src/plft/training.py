@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -24,6 +27,7 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import EvalLoopOutput, unwrap_peft_model
 from transformers.utils import SAFE_WEIGHTS_NAME
@@ -84,7 +88,7 @@ class SequenceTaskTrainer(Trainer):
                 learning_rate=learning_rate,
                 eval_strategy="no" if eval_dataset is None else eval_strategy,
                 save_strategy=save_strategy,
-                **{"report_to": "none", "disable_tqdm": True, **more},
+                **{"report_to": "none", "disable_tqdm": True, "use_cpu": not has_accelerator(), **more},
             )
         train_the_head(model)
         args._n_gpu = min(args.n_gpu, 1)  # one process uses one GPU: DataParallel is slower, and sums losses wrongly
@@ -193,7 +197,7 @@ class SequenceTaskTrainer(Trainer):
             self.callback_handler.on_prediction_step(self.args, self.state, self.control)
         outputs, loss, weight = self.from_all_processes(outputs, loss, weight)
         per_record = dataset.per_record(outputs)
-        targets = dataset.targets() if weight else None
+        targets = dataset.targets() if dataset.has_labels else None
         metrics = point(labels.task, per_record, targets, labels.classes) if targets is not None else {}
         metrics["loss"] = loss / weight if weight else math.nan
         metrics = {f"{metric_key_prefix}_{name}": float(value) for name, value in metrics.items()}
@@ -240,13 +244,45 @@ class SequenceTaskTrainer(Trainer):
         else:
             self.put_back(self.state.best_model_checkpoint)
 
+    def unsharded(self, build: Callable[[], nn.Module]) -> Any:
+        """The trained model, whole; where FSDP has sharded it, a new one filled with the gathered weights.
+
+        build: makes a model of the same shape.  Every process must call this.
+        """
+        if not self.is_fsdp_enabled:
+            return self.model
+        state = self.accelerator.get_state_dict(self.model_wrapped)
+        if not self.args.should_save:
+            return None
+        whole = build()
+        load_trained_state(whole, {name: state[name] for name in trained_state(whole)}, "the sharded model")
+        return whole
+
     def put_back(self, folder: str | None) -> None:
         """Load the weights of a checkpoint folder."""
         file = Path(folder or "") / SAFE_WEIGHTS_NAME
-        load_trained_state(self.model, load_file(file), f"checkpoint {file.parent.name}")
+        with readable_checkpoint(file.parent):
+            state = load_file(file)
+        load_trained_state(self.model, state, f"checkpoint {file.parent.name}")
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        with readable_checkpoint(Path(checkpoint or "")):
+            super()._load_optimizer_and_scheduler(checkpoint)
 
 
 ProteinTaskTrainer = SequenceTaskTrainer
+
+
+@contextmanager
+def readable_checkpoint(folder: Path) -> Iterator[None]:
+    """Turn what goes wrong while a damaged checkpoint is read into an error that says how to go on without it."""
+    try:
+        yield
+    except (SafetensorError, OSError, EOFError, RuntimeError, UnpicklingError) as error:
+        reason = str(error).partition("\n")[0][:160]
+        raise PlftError(
+            f"{folder} is damaged ({reason}). Delete that folder: --resume then goes on from the checkpoint before it."
+        ) from error
 
 
 def train_the_head(model: nn.Module) -> None:
@@ -306,9 +342,19 @@ def choose_precision(wanted: str, family: Family) -> tuple[str, str]:
 
 
 def training_arguments(
-    settings: TrainingConfig, folder: Path, *, precision: str, learning_rate: float, metric: str, can_evaluate: bool
+    settings: TrainingConfig,
+    folder: Path,
+    *,
+    precision: str,
+    learning_rate: float,
+    metric: str,
+    can_evaluate: bool,
+    uses_all_weights: bool = True,
 ) -> TrainingArguments:
-    """TrainingArguments of a run; `metric` is a key of the metric table, evaluated on the validation part."""
+    """TrainingArguments of a run; `metric` is a key of the metric table, evaluated on the validation part.
+
+    uses_all_weights: every weight that trains takes part in every step, so that DDP need not look for those that do not.
+    """
     by = "steps" if settings.save_steps else "epoch"
     interval = {"eval_steps": settings.save_steps, "save_steps": settings.save_steps} if settings.save_steps else {}
     return TrainingArguments(
@@ -339,10 +385,17 @@ def training_arguments(
         logging_first_step=True,
         restore_callback_states_from_checkpoint=True,
         report_to=settings.report_to or "none",
+        use_cpu=not has_accelerator(),
+        ddp_find_unused_parameters=False if uses_all_weights else None,
         disable_tqdm=True,
         remove_unused_columns=False,
         **interval,
     )
+
+
+def has_accelerator() -> bool:
+    """Whether there is a GPU; accelerate wants to be told when not, or several processes know nothing of another."""
+    return torch.accelerator.is_available()
 
 
 class History(TrainerCallback):
@@ -404,6 +457,13 @@ def leave_process_group() -> None:
     """Close the process group: a distributed CPU run that leaves it open aborts at interpreter exit."""
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
+
+
+def check_tracker(name: str) -> None:
+    """Refuse a tracker that transformers does not know, or whose package is not installed."""
+    look_up("tracker in training.report_to", name, INTEGRATION_TO_CALLBACK)
+    if name not in get_available_reporting_integrations():
+        raise PlftError(f"training.report_to: the package of '{name}' is not installed. Install it, or leave it out.")
 
 
 def token_budget(settings: TrainingConfig, dataset: SequenceDataset) -> int:

@@ -345,7 +345,8 @@ def predict(
         answered = predict_file(
             run, data, out, sequence_column=sequence_column or "sequence", each_batch=lambda n: bar.advance(task, n)
         )
-    console.say(f"{answered} sequences answered")
+    for sentence in answered.sentences:
+        console.say(sentence)
     console.result(str(out))
 
 
@@ -365,7 +366,8 @@ def embed(
     with console.progress_bar() as bar:
         task = bar.add_task("sequences", total=None)
         answered = embed_file(model, data, out, each_batch=lambda n: bar.advance(task, n))
-    console.say(f"{answered} sequences embedded")
+    for sentence in answered.sentences:
+        console.say(sentence)
     console.result(str(out))
 
 
@@ -401,11 +403,12 @@ def export(
 ) -> None:
     """Write a stand-alone transformers folder, adapters merged into the weights."""
     from plft import console
-    from plft.runfolder import RunFolder, export_model
+    from plft.runfolder import RunFolder, check_place, export_model
 
     quiet_libraries()
     if out.exists():
         raise PlftError(f"{out} exists. Choose another --out.")
+    check_place(out)
     RunFolder(run).read_config()
     export_model(RunFolder(run).model, out)
     console.result(f"{out}\nnext: plft predict {out} SEQUENCES.fasta -o predictions.csv")
@@ -421,13 +424,17 @@ def demo(
 ) -> None:
     """The main job on simulated signal peptides; needs no network."""
     from plft import console
-    from plft.apps.demonstration import NOTES, demo_config, example_lines, write_examples
+    from plft.apps.demonstration import NOTES, demo_config, example_lines, use_one_thread, write_examples
+    from plft.pipeline import check_folder
+    from plft.runfolder import RunFolder
 
+    check_folder(RunFolder(out), resume=False, overwrite=overwrite)
+    use_one_thread()
     for note in NOTES:
         console.say(note)
     run_and_show(demo_config(out, task), out, resume=False, overwrite=overwrite)
     examples = write_examples(out)
-    console.result(f"\nreal human proteins, none of them trained on ({examples}):")
+    console.result("\nreal human proteins; what the model knows is simulated, so it can be wrong about them:")
     for line in example_lines(out):
         console.result(line)
     closing_lines(out, str(examples))
@@ -471,7 +478,8 @@ def wording(error: Exception) -> str:
         return str(error)
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "plft"
-    return f"{error.format_message().rstrip('.')}. See {command} --help."  # type: ignore[attr-defined]
+    message = error.format_message()  # type: ignore[attr-defined]
+    return f"{message if message.endswith(('.', '?')) else message + '.'} See {command} --help."
 
 
 if __name__ == "__main__":

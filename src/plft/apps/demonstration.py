@@ -28,6 +28,13 @@ EXAMPLES = {
 }
 
 
+def use_one_thread() -> None:
+    """Compute on one core: threads of so small a model mostly wait for each other, and the numbers come out the same."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
 def demo_config(out: Path, task: str) -> RunConfig:
     """Write the demo data beside the run folder and return the configuration that trains on it.
 
