@@ -91,7 +91,8 @@ ROWS = (
         "tf_0",
         "Transcription-factor binding, GUE tf_0",
         "gue/tf_0.csv.gz",
-        "--model scratch:tiny-dnabert --tune full --head cnn --set model.head_width=128 --set model.head_kernel=11 --epochs 5",
+        "--model scratch:tiny-dnabert --tune full --head cnn --set model.head_width=128 --set model.head_kernel=11 "
+        "--epochs 5",
         "mcc",
         "Mistral-DNA + LoRA .628; DNABERT-2 .720; k-mer logistic regression .675",
     ),

@@ -22,9 +22,7 @@ def write_table(path: Path, task: TaskType = TaskType.SEQ_CLASSIFICATION, n: int
     with path.open("w", newline="") as handle:
         table = csv.writer(handle)
         table.writerow(["id", "sequence", "label", "split"])
-        table.writerows(
-            [each.id, each.sequence, each.label, SPLITS[at % len(SPLITS)]] for at, each in enumerate(rows)
-        )
+        table.writerows([each.id, each.sequence, each.label, SPLITS[at % len(SPLITS)]] for at, each in enumerate(rows))
     return path
 
 

@@ -6,29 +6,33 @@ Every mutation comes from a seed, so that a failure can be made again: its numbe
 from __future__ import annotations
 
 import gzip
+import json
 import random
 import re
 import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+
 from commandline import CommandLine
 
+Table = list[dict[str, Any]]
 Mutation = Callable[[bytes, random.Random], bytes]
 
 LETTERS = "ACDEFGHIKLMNPQRSTVWY"
-STRANGE = ["é", "日本", "\u202e", "\ud7ff", "🧬", "\0", "\x1b[31m", "\ufeff", "\xa0", "'", '"', "\\", "|", ">", "=", "{", "[", "inf",
-           "nan", "-100", "1e400", "-1", "999", "0", "*", "-", "NaN", "None", "true", "\r", "\n\n", "\t", ",", ";", " "]  # fmt: skip
+VALUES = ["inf", "nan", "-100", "1e400", "-1", "999", "0", "NaN", "None", "true", "é", "日本", "🧬", ""]
+STRANGE = [*VALUES, *"*-'\"\\|>={[,;", "\u202e", "\ud7ff", "\0", "\x1b[31m", "\ufeff", "\xa0", "\r", "\n\n", "\t", " "]
 
 
 # --- valid files
 
 
-def rows(seed: int) -> list[dict[str, str]]:
+def rows(seed: int) -> Table:
     """Twelve sequences with everything a file may say of them."""
     chance = random.Random(seed)
     residues = seed % 2 == 1
@@ -42,23 +46,21 @@ def rows(seed: int) -> list[dict[str, str]]:
     return made
 
 
-def delimited(sign: str) -> Callable[[list[dict[str, str]]], bytes]:
+def delimited(sign: str) -> Callable[[Table], bytes]:
     """A table as text."""
 
-    def write(table: list[dict[str, str]]) -> bytes:
+    def write(table: Table) -> bytes:
         return "\n".join([sign.join(table[0]), *(sign.join(row.values()) for row in table)]).encode() + b"\n"
 
     return write
 
 
-def json_lines(table: list[dict[str, str]]) -> bytes:
+def json_lines(table: Table) -> bytes:
     """One JSON object a line."""
-    import json
-
-    return "".join(json.dumps(row) + "\n" for row in table).encode()
+    return "".join(json.dumps(row, default=str) + "\n" for row in table).encode()
 
 
-def fasta(table: list[dict[str, str]]) -> bytes:
+def fasta(table: Table) -> bytes:
     """Entries with KEY=VALUE in their headers."""
     keys = ("label", "split", "mask")
     words = [" ".join(f"{key.upper()}={row[key]}" for key in keys if row[key]) for row in table]
@@ -66,14 +68,14 @@ def fasta(table: list[dict[str, str]]) -> bytes:
     return "".join(f">{row['id']} {text}\n{row['sequence']}\n" for row, text in entries).encode()
 
 
-def parquet(table: list[dict[str, str]]) -> bytes:
+def parquet(table: Table) -> bytes:
     """A Parquet file."""
     sink = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pylist(table), sink)
     return sink.getvalue().to_pybytes()
 
 
-FORMATS: dict[str, Callable[[list[dict[str, str]]], bytes]] = {
+FORMATS: dict[str, Callable[[Table], bytes]] = {
     "csv": delimited(","),
     "tsv": delimited("\t"),
     "jsonl": json_lines,
@@ -86,10 +88,19 @@ FORMATS: dict[str, Callable[[list[dict[str, str]]], bytes]] = {
 
 
 def flip_bytes(content: bytes, chance: random.Random) -> bytes:
-    """Change a few bytes."""
+    """Change a few bytes to any others."""
     changed = bytearray(content)
     for _ in range(chance.randint(1, 8)):
         changed[chance.randrange(len(changed))] = chance.randrange(256)
+    return bytes(changed)
+
+
+def change_letters(content: bytes, chance: random.Random) -> bytes:
+    """Change a few letters and digits to others."""
+    places = [match.start() for match in re.finditer(rb"[A-Za-z0-9]", content)]
+    changed = bytearray(content)
+    for place in chance.sample(places, min(len(places), chance.randint(1, 8))):
+        changed[place] = chance.choice(b"ACDXJZcoh012.")
     return bytes(changed)
 
 
@@ -135,9 +146,9 @@ def insert_text(content: bytes, chance: random.Random) -> bytes:
 
 def replace_a_word(content: bytes, chance: random.Random) -> bytes:
     """Put something strange in the place of a word: a label, a split, a weight, the name of a column."""
-    words = list(re.finditer(rb"[A-Za-z0-9]+", content))
-    word = chance.choice(words)
-    return content[: word.start()] + chance.choice(STRANGE).encode() + content[word.end() :]
+    words = [word.span() for word in re.finditer(rb"[A-Za-z0-9]+", content)]
+    start, stop = chance.choice(words or [(0, 0)])
+    return content[:start] + chance.choice(STRANGE).encode() + content[stop:]
 
 
 def re_encode(content: bytes, chance: random.Random) -> bytes:
@@ -147,6 +158,7 @@ def re_encode(content: bytes, chance: random.Random) -> bytes:
 
 MUTATIONS: tuple[Mutation, ...] = (
     flip_bytes,
+    change_letters,
     cut_short,
     lose_a_piece,
     repeat_a_piece,
@@ -158,16 +170,36 @@ MUTATIONS: tuple[Mutation, ...] = (
 )
 
 
+def spoil_cells(table: Table, chance: random.Random, typed: bool) -> Table:
+    """Put strange values into a well-formed table; typed: values of other types too, in whole columns as Parquet wants.
+
+    The wrong file is then one that every reader can read, and what it says is wrong.
+    """
+    spoilt = [dict(row) for row in table]
+    column = chance.choice(list(table[0]))
+    if typed and chance.random() < 0.5:
+        value = chance.choice([None, 3, 2.5, True, [0.5, 1.5], ["a"], {"a": 1}, b"MKT", 10**15, [[1]]])
+        for row in spoilt:
+            row[column] = value
+    for row in chance.sample(spoilt, chance.randint(1, 6)):
+        if isinstance(row[column], str):
+            row[column] = chance.choice([*STRANGE, table[0]["label"], table[0]["sequence"], "train", "a|b", "1 2 3"])
+    return spoilt
+
+
 def mutated(folder: Path, number: int) -> Path:
     """Write the damaged file of that number: its format, its mutations and whether it is compressed follow from it."""
     chance = random.Random(number)
     name = list(FORMATS)[number % len(FORMATS)]
-    content = FORMATS[name](rows(number // len(FORMATS)))
+    table, whole = rows(number // len(FORMATS)), chance.random() < 0.4
+    if whole:
+        table = spoil_cells(table, chance, typed=name in ("jsonl", "parquet"))
+    content = FORMATS[name](table)
     compress = name != "parquet" and chance.random() < 0.15
     if compress and chance.random() < 0.5:
         content = gzip.compress(content, mtime=0)
         compress, name = False, f"{name}.gz"
-    for mutation in chance.sample(MUTATIONS, chance.choice([1, 1, 1, 2, 3])):
+    for mutation in chance.sample(MUTATIONS, 0 if whole else chance.choice([1, 1, 1, 2, 3])):
         content = mutation(content, chance) if content else content
     file = folder / f"{number}.{name}{'.gz' if compress else ''}"
     file.write_bytes(gzip.compress(content, mtime=0) if compress else content)
@@ -203,9 +235,22 @@ def fuzz(command: CommandLine, folder: Path, numbers: range, with_training: bool
     answers: Counter[str] = Counter()
     for number in numbers:
         file, out = mutated(folder, number), folder / "out"
-        words = ["train", str(file), "--model", "scratch:tiny-esm2", "--tune", "head", "--max-steps", "1", "--out", str(out)]
+        words = [
+            "train",
+            str(file),
+            "--model",
+            "scratch:tiny-esm2",
+            "--tune",
+            "head",
+            "--max-steps",
+            "1",
+            "--out",
+            str(out),
+        ]
         answer = check_answer(command, number, *(words if with_training else ["check", str(file)]))
-        assert out.exists() == (with_training and answer == "done"), f"file {number}: a failed run left something behind"
+        assert out.exists() == (with_training and answer == "done"), (
+            f"file {number}: a failed run left something behind"
+        )
         shutil.rmtree(out, ignore_errors=True)
         file.unlink()
         answers[answer] += 1

@@ -46,9 +46,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(("family", "task", "method"), CELLS)
-def test_training_touches_what_it_should_and_survives_saving(
-    family: str, task: str, method: str, saved: Path
-) -> None:
+def test_training_touches_what_it_should_and_survives_saving(family: str, task: str, method: str, saved: Path) -> None:
     torch.manual_seed(0)
     model, dataset, card = built(family, task, method)
     before = {name: each.detach().clone() for name, each in model.named_parameters()}

@@ -66,7 +66,9 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(("name", "moment"), [(name, each) for name, (_, moments) in KILLED.items() for each in moments])
+@pytest.mark.parametrize(
+    ("name", "moment"), [(name, each) for name, (_, moments) in KILLED.items() for each in moments]
+)
 def test_a_killed_run_resumes_to_the_same_result(killed: Path, name: str, moment: str) -> None:
     sections, _ = KILLED[name]
     undisturbed, resumed = killed / name / "never", killed / name / moment

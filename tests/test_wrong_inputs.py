@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -11,6 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from commandline import CommandLine, content_of
 from wrong_inputs import CASES, GOOD, MODELS, Case
 
@@ -24,7 +26,13 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("finished")
     (folder / "good.csv").write_text(GOOD)
     words = "train good.csv --model scratch:tiny-esm2 --tune lora --max-steps 2 --out run --set training.save_steps=1"
-    subprocess.run([sys.executable, "-m", "plft.apps.cli", *words.split()], cwd=folder, check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, "-m", "plft.apps.cli", *words.split()],
+        cwd=folder,
+        check=True,
+        capture_output=True,
+        env=environment(),
+    )
     return folder
 
 
@@ -46,6 +54,11 @@ def arrange(case: Case, folder: Path, finished_run: Path, local_models: dict[str
         file.write_bytes(content if isinstance(content, bytes) else content.encode())
     if case.breaks is not None:
         case.breaks(folder)
+
+
+def environment() -> dict[str, str]:
+    """The environment of a process of its own."""
+    return {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 
 
 def matches(pattern: str, line: str) -> bool:
@@ -72,3 +85,50 @@ def test_a_wrong_input_gives_one_line_and_leaves_everything_as_it_was(
     assert matches(f"Error: {case.says}", last), last
     assert all(line.startswith("·") for line in said), result.err
     assert content_of(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", IN_A_PROCESS_OF_THEIR_OWN)
+def test_the_command_itself_ends_with_one_line_and_exit_code_1(
+    name: str, tmp_path: Path, finished_run: Path, local_models: dict[str, Path]
+) -> None:
+    case = BY_NAME[name]
+    arrange(case, tmp_path, finished_run, local_models)
+    words = [str(Path(sys.executable).with_name("plft")), *shlex.split(case.command)]
+    result = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, env=environment())
+    assert result.returncode == 1
+    assert matches(f"Error: {case.says}\n", result.stderr), result.stderr
+    assert result.stdout == ""
+
+
+def test_no_case_stands_for_another() -> None:
+    assert len(BY_NAME) == len(CASES)
+
+
+@pytest.mark.parametrize("unlabelled", ["valid", "test"])
+def test_a_split_without_labels_is_predicted_but_not_scored(
+    unlabelled: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = (row.split(",") for row in GOOD.splitlines())
+    table = "\n".join(f"{row[0]},{'' if row[2] == unlabelled else row[1]},{row[2]}" for row in rows)
+    (tmp_path / "part.csv").write_text(table)
+    monkeypatch.chdir(tmp_path)
+    words = "train part.csv --task seq_classification --model scratch:tiny-esm2 --max-steps 1 --out run"
+    result = CommandLine(monkeypatch, capsys)(*words.split())
+    assert result.code == 0, result.err
+    assert f"{unlabelled} holds no label, so it is not scored" in result.err
+    scored = json.loads((tmp_path / "run/metrics.json").read_text())["splits"]
+    assert set(scored) == {"valid", "test"} - {unlabelled}
+    assert (tmp_path / f"run/predictions/{unlabelled}.csv").exists()
+
+
+def test_what_we_did_not_foresee_ends_with_a_traceback_and_exit_code_2(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fall_over(*words: object, **options: object) -> None:
+        raise ZeroDivisionError("on purpose")
+
+    monkeypatch.setattr("plft.records.load_data", fall_over)
+    result = CommandLine(monkeypatch, capsys)("check", "good.csv")
+    assert result.code == 2
+    assert "ZeroDivisionError: on purpose" in result.err
+    assert "This is a bug in plft" in result.err

@@ -97,7 +97,7 @@ class TrainingBatches:
     def plan(self, epoch: int) -> list[list[int]]:
         """All batches of one epoch, for all processes, in the order they are used."""
         attempts = (self.draw(epoch, attempt) for attempt in range(ATTEMPTS))
-        drawn = next((each for each in attempts if len(each) <= self.count), self.draw(epoch))
+        drawn = next((each for each in attempts if len(each) <= self.count), None) or self.draw(epoch)
         batches = fit_to_count(drawn, self.count)
         return [batches[index] for index in np.random.default_rng([self.seed, epoch]).permutation(len(batches))]
 

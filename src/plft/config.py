@@ -34,7 +34,8 @@ class DataConfig(Section):
     test: Name | None = Field(None, description="file with the test part, when it is a file of its own")
     sequence_column: Name = Field("sequence", description="column that holds the sequences")
     label_column: Name | list[Name] = Field(
-        "label", description="column of the labels; several columns of numbers make a multi-output regression, of 0 and 1 a multi-label task"
+        "label",
+        description="column of the labels; several make a multi-output regression, or a multi-label task if all are 0 or 1",
     )
     id_column: Name = Field("id", description="column of the identifiers")
     split_column: Name = Field("split", description="column that says train, valid or test")

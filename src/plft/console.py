@@ -55,7 +55,13 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> 
     """Print a plain table; columns of numbers are aligned right."""
     rows = [list(row) for row in rows]
     grid = Table(
-        title=escape(title), title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0)
+        title=escape(title),
+        title_justify="left",
+        title_style="bold",
+        box=None,
+        pad_edge=False,
+        padding=(0, 2, 0, 0),
+        show_header=any(columns),
     )
     for index, name in enumerate(columns):
         numeric = index > 0 and all(str(row[index])[:1].isdigit() or str(row[index])[:1] in "-+" for row in rows)

@@ -7,7 +7,7 @@ hidden state of the token that covers it. Special tokens, k-mers and merged lett
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from plft.alphabet import ALPHABETS, clean
 from plft.errors import PlftError
 from plft.families import Family, recognise, residues_that_fit
 from plft.labels import LabelSpace, TaskType, guess_task
@@ -213,8 +214,18 @@ def example(
         scored=piece.answers,
         label=target[piece.start : piece.stop] if target is not None and is_residue_task else target,
         weight=1.0 if record.weight is None else record.weight,
-        extra={name: record.extra[name] for name in extra_columns},
+        extra={name: extra_value(record, name) for name in extra_columns},
     )
+
+
+def extra_value(record: Record, column: str) -> Any:
+    """What a record holds in an extra column; a PlftError where it holds nothing."""
+    if column not in record.extra:
+        raise PlftError(
+            f"{record.place}: nothing for the extra column '{column}', which the head needs. "
+            "Predict from a file with that column, or from Records."
+        )
+    return record.extra[column]
 
 
 def longest_input(family: Family, wanted: int | None = None) -> int:
@@ -233,7 +244,7 @@ class SequenceDataModule:
     tokenizer: any transformers tokenizer.  preprocess_fn: turns a sequence into the text the tokenizer expects; by
     default what the recognised family needs (ProtBert: spaces between residues, U Z O B as X).  max_length: in tokens,
     special ones included.  task: a TaskType, its name, or "auto".  optional_features: columns handed to the head as
-    keyword arguments.
+    keyword arguments.  Letters outside the alphabet are read as X or N.
     """
 
     def __init__(
@@ -252,13 +263,17 @@ class SequenceDataModule:
     ) -> None:
         extra = tuple(optional_features or ())
         columns = Columns(sequence=sequence_column, label=label_column, extra=extra)
-        records = load_data(train_file, val_file, test_file, columns)
+        records = load_data(train_file, val_file, test_file, columns, labelled=True)
         self.tokenizer = tokenizer
         self.family = recognise(config, tokenizer.get_vocab(), getattr(tokenizer, "name_or_path", ""))
         self.residue_tokenizer = ResidueTokenizer(tokenizer, self.family, preprocess=preprocess_fn)
-        parts = {name: [each for each in records if each.split == name] for name in ("train", "valid", "test")}
-        self.task = guess_task(records).task if task == "auto" else TaskType(task)
-        self.labels = LabelSpace.fit(self.task, parts["train"])
+        alphabet = ALPHABETS[self.family.alphabet]
+        records = [replace(each, sequence=clean(each.sequence, alphabet, "map").sequence) for each in records]
+        parts = {
+            name: [each for each in records if (each.split or "train") == name] for name in ("train", "valid", "test")
+        }
+        self.task = guess_task(records).task if task == "auto" else TaskType.named(task)
+        self.labels = LabelSpace.fit(self.task, parts["train"], columns=columns.labels)
         names = {"train": "train", "valid": "validation", "test": "test"}
         self.datasets = {
             names[name]: build_dataset(

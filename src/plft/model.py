@@ -22,6 +22,10 @@ from plft.tasks import TASKS, target_weights, weighted_loss
 from plft.tuning import freeze, freeze_unused
 
 
+# peft's models for a task hand these on to every model; they are not for the head
+PEFT_ARGUMENTS = frozenset({"inputs_embeds", "output_attentions", "return_dict"})
+
+
 class PLMTaskModel(PreTrainedModel):
     """A pretrained backbone and a task head; gradients flow through both unless a tuning method freezes the backbone.
 
@@ -88,7 +92,8 @@ class PLMTaskModel(PreTrainedModel):
             hidden, mask = per_residue(hidden, residue_tokens), residue_tokens >= 0
         elif residue_mask is not None:
             mask = residue_mask
-        logits = self.head(hidden, attention_mask=mask, **head_args)
+        extra = {name: each for name, each in head_args.items() if name not in PEFT_ARGUMENTS}
+        logits = self.head(hidden, attention_mask=mask, **extra)
         loss = None
         if labels is not None:
             weights = target_weights(labels, sequence_weights, self.class_weights)

@@ -24,7 +24,7 @@ from plft.records import Record, load_data
 from plft.splits import complete_splits
 from plft.tasks import TASKS, balanced_class_weights
 from plft.training import check_tracker, class_counts, token_budget
-from plft.tuning import apply, find_method
+from plft.tuning import apply, check_settings, find_method
 
 Say = Callable[[str], None]
 
@@ -60,7 +60,7 @@ class Prepared:
 
 def prepare(config: RunConfig, say: Say = quiet, custom_head: bool = False) -> Prepared:
     """Read and check everything that can be read and checked without loading weights; says what it found."""
-    find_method(config.tuning.method)
+    check_settings(config.tuning)
     records = read(config.data)
     task, reason = decide_task(config, records)
     check_head(config, task, custom_head)

@@ -353,7 +353,7 @@ def training_arguments(
 ) -> TrainingArguments:
     """TrainingArguments of a run; `metric` is a key of the metric table, evaluated on the validation part.
 
-    uses_all_weights: every weight that trains takes part in every step, so that DDP need not look for those that do not.
+    uses_all_weights: every weight that trains takes part in every step, so DDP need not look for those that do not.
     """
     by = "steps" if settings.save_steps else "epoch"
     interval = {"eval_steps": settings.save_steps, "save_steps": settings.save_steps} if settings.save_steps else {}

@@ -246,6 +246,19 @@ def find_method(name: str) -> Method:
     return METHODS["last-N"]
 
 
+def check_settings(settings: TuningConfig) -> None:
+    """Refuse an unknown method, and settings that would have no effect with the one chosen."""
+    method = find_method(settings.method)
+    if settings.targets is not None and not method.is_peft:
+        names = ", ".join(name for name, row in METHODS.items() if row.is_peft)
+        raise PlftError(f"tuning.targets has no effect with {settings.method}. Remove it, or use one of: {names}.")
+    if settings.blocks is not None and not (method.is_peft or method.name == "adapter"):
+        raise PlftError(
+            f"tuning.blocks has no effect with {settings.method}. Use tuning.method {settings.blocks} to train whole "
+            "blocks, or an adapter method such as lora."
+        )
+
+
 def quantization_config() -> Any:
     """4-bit NF4 with double quantisation and bf16 compute (Dettmers et al. 2023)."""
     from plft.errors import missing_extra

@@ -457,7 +457,7 @@ def main() -> None:
     """Entry point: run a command and turn what went wrong into an exit code."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
-        app(sys.argv[1:] or ["--help"], standalone_mode=False)
+        app(sys.argv[1:] or ["--help"], prog_name="plft", standalone_mode=False)
     except (PlftError, typer.TyperException) as error:
         from plft import console
 

@@ -29,7 +29,7 @@ EXAMPLES = {
 
 
 def use_one_thread() -> None:
-    """Compute on one core: threads of so small a model mostly wait for each other, and the numbers come out the same."""
+    """Compute on one core: the threads of so small a model mostly wait, and the numbers come out the same."""
     import torch
 
     torch.set_num_threads(1)
