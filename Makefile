@@ -20,6 +20,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: $(VENV)/.installed
 	$(BIN)/plft demo --out demo-run --overwrite
 
+# The models of the tests are so small that threads only get in each other's way.
+test test-all: export OMP_NUM_THREADS ?= 1
+
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest -m "not slow"
 

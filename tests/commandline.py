@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
-
-import pytest
+from unittest.mock import patch
 
 from plft.apps import cli
 
@@ -20,23 +21,15 @@ class Result:
     err: str
 
 
-class CommandLine:
-    """Runs `plft` through its entry point, in this process, with what it prints caught."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-        self.monkeypatch, self.capsys = monkeypatch, capsys
-
-    def __call__(self, *words: str) -> Result:
-        """Run one command; words: as the shell would hand them over, without `plft`."""
-        self.capsys.readouterr()
-        self.monkeypatch.setattr(sys, "argv", ["plft", *words])
-        code = 0
+def plft(*words: str) -> Result:
+    """Run `plft` through its entry point, with what it prints caught. words: as the shell would hand them over."""
+    code, out, err = 0, StringIO(), StringIO()
+    with redirect_stdout(out), redirect_stderr(err), patch.object(sys, "argv", ["plft", *words]):
         try:
             cli.main()
         except SystemExit as stop:
             code = int(stop.code or 0)
-        printed = self.capsys.readouterr()
-        return Result(code, printed.out, printed.err)
+    return Result(code, out.getvalue(), err.getvalue())
 
 
 def content_of(folder: Path) -> dict[str, bytes | None]:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import grid
-
 from plft.config import RunConfig, make_config
 from plft.labels import TaskType
 
@@ -26,7 +25,7 @@ def write_table(path: Path, task: TaskType = TaskType.SEQ_CLASSIFICATION, n: int
     return path
 
 
-def values(data: Path, **sections: dict[str, Any]) -> dict[str, Any]:
+def values(data: Path, /, **sections: dict[str, Any]) -> dict[str, Any]:
     """Plain values of a small run; sections given are laid over the defaults."""
     defaults: dict[str, dict[str, Any]] = {
         "data": {"file": str(data)},
@@ -39,7 +38,7 @@ def values(data: Path, **sections: dict[str, Any]) -> dict[str, Any]:
     )
 
 
-def config(data: Path, **sections: Any) -> RunConfig:
+def config(data: Path, /, **sections: Any) -> RunConfig:
     """The configuration of a small run."""
     return make_config(values(data, **sections))
 

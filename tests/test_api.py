@@ -9,14 +9,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import small_run
-import tiny
 import torch
 from peft import LoraConfig, get_peft_model
 from sklearn.metrics import f1_score, matthews_corrcoef
 from torch import nn
 
 import plft
+import small_run
+import tiny
 from plft import (
     MLPHead,
     PLMTaskModel,
@@ -157,7 +157,7 @@ def test_a_split_that_is_not_there_is_named(tmp_path: Path, protbert: str) -> No
     model = PLMTaskModel("seq_classification", protbert, OwnHead(32, 2), freeze_backbone=True)
     datasets = data_module(write_files(tmp_path, "seq_classification"), tokenizer).get_datasets()
     trainer = trainer_for(model, datasets, tokenizer, tmp_path)
-    with pytest.raises(plft.PlftError, match="Unknown split 'tset'. Known: train, validation, test"):
+    with pytest.raises(plft.PlftError, match=r"Unknown split 'tset'\. Known: train, validation, test"):
         trainer.evaluate(split="tset")
 
 

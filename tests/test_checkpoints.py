@@ -232,7 +232,7 @@ def test_a_wrong_folder_is_one_clear_line(case, spoiled):
 WRONG_WEIGHTS = {
     "cut file": (cut_weights, "weights cannot be loaded"),
     "no safetensors": (write("model.safetensors", b"not weights"), "weights cannot be loaded"),
-    "other width": (lambda folder: change_config(folder, hidden_size=64), "weights cannot be loaded"),
+    "other width": (lambda folder: change_config(folder, hidden_size=64), "config.json says [33, 64]"),
     "more blocks": (lambda folder: change_config(folder, num_hidden_layers=3), "lacks weights"),
 }
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny
 import torch
-from fakes import ReadsNeighbours, ReadsTokens, Unchanged
 from hypothesis import given
 from hypothesis import strategies as st
 
+import tiny
+from fakes import ReadsNeighbours, ReadsTokens, Unchanged
 from plft.batching import collate
 from plft.dataset import SequenceDataModule, answers_for, build_dataset, longest_input, residue_to_token, windows
 from plft.errors import PlftError

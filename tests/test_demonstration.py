@@ -7,40 +7,40 @@ import re
 import pytest
 import torch
 
-from commandline import CommandLine
+from commandline import plft
 from plft.apps import demonstration
 from plft.builtin.demo import write_demo
 
 
-@pytest.fixture
-def short_demo(monkeypatch, capsys, tmp_path):
+@pytest.fixture(autouse=True)
+def short_demo(monkeypatch, tmp_path):
     """The demo on 60 sequences for one epoch, run in a folder of its own."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(demonstration, "EPOCHS", 1)
     monkeypatch.setattr(demonstration, "write_demo", lambda folder: write_demo(folder, n=60))
     threads = torch.get_num_threads()
-    yield CommandLine(monkeypatch, capsys)
+    yield
     torch.set_num_threads(threads)
 
 
-def test_it_ends_with_predictions_a_report_and_the_next_command(short_demo, tmp_path):
-    result = short_demo("demo", "--out", "d")
+def test_it_ends_with_predictions_a_report_and_the_next_command(tmp_path):
+    result = plft("demo", "--out", "d")
     assert result.code == 0, result.err
     assert re.search(r"^P02768 .+: (signal|other) \(probability 0\.\d\d\)$", result.out, re.MULTILINE)
     *_, report, following = result.out.splitlines()
     assert report == "report: d/report.html"
     assert (tmp_path / "d" / "report.html").is_file()
-    assert short_demo(*following.removeprefix("next: plft ").split()).code == 0
+    assert plft(*following.removeprefix("next: plft ").split()).code == 0
 
 
-def test_it_says_that_data_is_simulated_and_weights_are_random(short_demo):
-    said = short_demo("demo", "--out", "d").err
+def test_it_says_that_data_is_simulated_and_weights_are_random():
+    said = plft("demo", "--out", "d").err
     assert "simulated" in said
     assert "random weights" in said
 
 
-def test_the_residue_demo_shows_one_region_per_residue(short_demo):
-    result = short_demo("demo", "--task", "token_classification", "--out", "d")
+def test_the_residue_demo_shows_one_region_per_residue():
+    result = plft("demo", "--task", "token_classification", "--out", "d")
     assert result.code == 0, result.err
     lines = result.out.splitlines()
     for sequence in demonstration.EXAMPLES.values():
@@ -49,8 +49,8 @@ def test_the_residue_demo_shows_one_region_per_residue(short_demo):
         assert set(regions) <= set("nhc-")
 
 
-def test_an_unknown_demo_task_is_refused_before_anything_is_written(short_demo, tmp_path):
-    result = short_demo("demo", "--task", "seq_regression")
+def test_an_unknown_demo_task_is_refused_before_anything_is_written(tmp_path):
+    result = plft("demo", "--task", "seq_regression")
     assert result.code == 1
     assert "Unknown demo task" in result.err
     assert list(tmp_path.iterdir()) == []

@@ -6,14 +6,14 @@ import csv
 import importlib.util
 import re
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from commandline import CommandLine
+from commandline import plft
 from plft.apps.cli import app
 from plft.builtin.demo import demo_records
 from plft.checkpoints import SHORT_NAMES
@@ -94,7 +94,7 @@ def write_the_files_of_the_pages() -> None:
 # --- running
 
 
-def run_commands(text: str, run: Callable[..., Any]) -> None:
+def run_commands(text: str) -> None:
     """Run the plft commands of a block; training stops after two steps."""
     for line in text.replace("\\\n", " ").splitlines():
         words = shlex.split(line, comments=True)
@@ -102,15 +102,14 @@ def run_commands(text: str, run: Callable[..., Any]) -> None:
             continue
         assert words[0] == "plft", f"'{line}' is no plft command: write <!-- not run: reason --> before the block"
         short = ["--max-steps", "2"] if words[1] == "train" else []
-        result = run(*words[1:], *short)
+        result = plft(*words[1:], *short)
         assert result.code == 0, f"{line}\n{result.err}"
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_everything_that_a_page_shows_runs(name, tmp_path, monkeypatch, capsys):
+def test_everything_that_a_page_shows_runs(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_the_files_of_the_pages()
-    run = CommandLine(monkeypatch, capsys)
     values: dict[str, Any] = {}
     for block in blocks_of(text_of(name)):
         if block.file:
@@ -118,7 +117,7 @@ def test_everything_that_a_page_shows_runs(name, tmp_path, monkeypatch, capsys):
         elif block.not_run:
             continue
         elif block.language in ("bash", "console"):
-            run_commands(block.text, run)
+            run_commands(block.text)
         elif block.language == "python":
             exec(compile("\n" * block.line + block.text, name, "exec"), values)
 

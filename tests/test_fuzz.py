@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from commandline import CommandLine
+from commandline import plft
 
 Table = list[dict[str, Any]]
 Mutation = Callable[[bytes, random.Random], bytes]
@@ -209,9 +209,9 @@ def mutated(folder: Path, number: int) -> Path:
 # --- what must hold
 
 
-def check_answer(command: CommandLine, number: int, *words: str) -> str:
+def check_answer(number: int, *words: str) -> str:
     """Run a command on a damaged file; returns what it answered: "done" or the kind of complaint."""
-    result = command(*words)
+    result = plft(*words)
     where = f"file {number}: plft {' '.join(words)}\n{result.err}"
     assert result.code in (0, 1), where
     assert "Traceback" not in result.err, where
@@ -224,13 +224,7 @@ def check_answer(command: CommandLine, number: int, *words: str) -> str:
     return "complaint"
 
 
-@pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> CommandLine:
-    """The command line."""
-    return CommandLine(monkeypatch, capsys)
-
-
-def fuzz(command: CommandLine, folder: Path, numbers: range, with_training: bool) -> Counter[str]:
+def fuzz(folder: Path, numbers: range, with_training: bool) -> Counter[str]:
     """Give each damaged file to `check`, or to `train --max-steps 1`; counts the answers."""
     answers: Counter[str] = Counter()
     for number in numbers:
@@ -247,7 +241,7 @@ def fuzz(command: CommandLine, folder: Path, numbers: range, with_training: bool
             "--out",
             str(out),
         ]
-        answer = check_answer(command, number, *(words if with_training else ["check", str(file)]))
+        answer = check_answer(number, *(words if with_training else ["check", str(file)]))
         assert out.exists() == (with_training and answer == "done"), (
             f"file {number}: a failed run left something behind"
         )
@@ -257,21 +251,21 @@ def fuzz(command: CommandLine, folder: Path, numbers: range, with_training: bool
     return answers
 
 
-def test_check_answers_whatever_happened_to_a_file(command: CommandLine, tmp_path: Path) -> None:
-    answers = fuzz(command, tmp_path, range(200), with_training=False)
+def test_check_answers_whatever_happened_to_a_file(tmp_path: Path) -> None:
+    answers = fuzz(tmp_path, range(200), with_training=False)
     assert min(answers["done"], answers["complaint"]) > 20  # otherwise the mutations are too weak, or too strong
 
 
-def test_train_answers_whatever_happened_to_a_file(command: CommandLine, tmp_path: Path) -> None:
-    answers = fuzz(command, tmp_path, range(1000, 1015), with_training=True)
+def test_train_answers_whatever_happened_to_a_file(tmp_path: Path) -> None:
+    answers = fuzz(tmp_path, range(1000, 1015), with_training=True)
     assert answers["complaint"] > 3
 
 
 @pytest.mark.slow
-def test_check_answers_for_a_thousand_damaged_files(command: CommandLine, tmp_path: Path) -> None:
-    fuzz(command, tmp_path, range(1000), with_training=False)
+def test_check_answers_for_a_thousand_damaged_files(tmp_path: Path) -> None:
+    fuzz(tmp_path, range(1000), with_training=False)
 
 
 @pytest.mark.slow
-def test_train_answers_for_a_thousand_damaged_files(command: CommandLine, tmp_path: Path) -> None:
-    fuzz(command, tmp_path, range(1000), with_training=True)
+def test_train_answers_for_a_thousand_damaged_files(tmp_path: Path) -> None:
+    fuzz(tmp_path, range(1000), with_training=True)

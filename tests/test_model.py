@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import tiny
 import torch
-from grid import built
 from torch import nn
 
+import tiny
+from grid import built
 from plft.batching import collate
 from plft.dataset import build_dataset
 from plft.errors import PlftError

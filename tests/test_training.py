@@ -11,14 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import small_run
-import tiny
 import torch
 import yaml
-from grid import built
 from torch.nn import functional
 from transformers import TrainerCallback, TrainingArguments
 
+import small_run
+import tiny
+from grid import built
 from plft.batching import collate
 from plft.config import TrainingConfig, make_config
 from plft.errors import PlftError
@@ -35,10 +35,11 @@ HERE = Path(__file__).parent
 ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
-# --- resume: 6 steps an epoch, and so a checkpoint in the middle of an epoch and at its end
+# --- resume: 7 steps an epoch
 
 KILLED = {
-    "full": ({"training": {"save_steps": 3}}, ["step-1", "step-5", "save-6", "step-8"]),
+    "full": ({"training": {"save_steps": 3}}, ["step-1", "step-5", "step-8", "save-9"]),
+    "epochs": ({}, ["step-9"]),
     "lora": (
         {
             "tuning": {"method": "lora", "dropout": 0.2},
@@ -83,9 +84,10 @@ def test_history_holds_each_evaluation_once(killed: Path) -> None:
     def evaluated(run: str) -> list[int]:
         return [row["step"] for row in small_run.history(killed / run) if "valid_loss" in row]
 
-    assert evaluated("full/never") == [3, 6, 9, 12]
+    assert evaluated("full/never") == [3, 6, 9, 12, 14]
+    assert evaluated("epochs/never") == [7, 14]
     assert evaluated("lora/never") == [2, 4, 6, 7]
-    assert evaluated("stopped/never") == [6, 12]
+    assert evaluated("stopped/never") == [7, 14]
 
 
 def test_a_checkpoint_that_was_not_written_to_its_end_is_passed_over(tmp_path: Path) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-import tiny
 import torch
 from torch import nn
 
+import tiny
 from plft.batching import collate
 from plft.checkpoints import meta_backbone
 from plft.config import TuningConfig
@@ -92,8 +92,8 @@ def test_blocks_restricts_adapters_to_the_last_blocks(family: str, method: str) 
     assert all(f"{path}.1." in name for name in names)
 
 
-@pytest.mark.parametrize(("method", "key"), [("full", "blocks"), ("head", "blocks"), ("last-1", "blocks")])
-def test_blocks_is_refused_where_it_would_have_no_effect(method: str, key: str) -> None:
+@pytest.mark.parametrize("method", ["full", "head", "last-1"])
+def test_blocks_is_refused_where_it_would_have_no_effect(method: str) -> None:
     with pytest.raises(PlftError, match=r"tuning.blocks .* Use tuning.method last-1"):
         check_settings(TuningConfig(method=method, blocks="last-1"))
 

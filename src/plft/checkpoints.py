@@ -89,6 +89,13 @@ class Checkpoint:
     seed: int = 0
 
     @property
+    def lasting_name(self) -> str:
+        """The name to keep: without its revision, which is kept beside it, and a local folder as an absolute path."""
+        if self.folder is None or self.name.startswith("builtin:"):
+            return self.name
+        return str(self.folder.resolve()) if self.revision is None else self.name.partition("@")[0]
+
+    @property
     def width(self) -> int:
         """Size of the hidden states."""
         return int(self.config.hidden_size)

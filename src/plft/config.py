@@ -35,7 +35,7 @@ class DataConfig(Section):
     sequence_column: Name = Field("sequence", description="column that holds the sequences")
     label_column: Name | list[Name] = Field(
         "label",
-        description="column of the labels; several make a multi-output regression, or a multi-label task if all are 0 or 1",
+        description="column of the labels; several make a multi-output regression, or multi-label if all hold 0 or 1",
     )
     id_column: Name = Field("id", description="column of the identifiers")
     split_column: Name = Field("split", description="column that says train, valid or test")
@@ -222,10 +222,11 @@ def load_config(path: str | Path) -> dict[str, Any]:
         ) from None
     if not isinstance(content, dict):
         raise PlftError(f"{path.name}: expected sections such as data: and model:, found {_kind_of(content)}.")
-    for name, section in content.items():
+    sections = {name: each for name, each in content.items() if each is not None}  # a heading with nothing below it
+    for name, section in sections.items():
         if known_keys(str(name)) and not isinstance(section, dict):
             raise PlftError(f"{path.name}: '{name}' is a section of settings, but holds {_kind_of(section)}.")
-    return content
+    return sections
 
 
 def _kind_of(content: Any) -> str:

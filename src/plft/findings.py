@@ -89,11 +89,12 @@ def read_run(folder: Path) -> RunFiles:
                 f"{folder}: there is no {name}, so this is not a finished run. Give the folder of plft train --out."
             )
     results = _read(folder / METRICS_JSON, json.loads)
+    task = TaskType.named(str(results.get("task")))
     if not isinstance(results.get("splits"), dict) or not results["splits"]:
         raise PlftError(f"{folder / METRICS_JSON}: no split was evaluated. Train again with a valid or test split.")
     run = RunFiles(
         folder=folder,
-        task=TaskType.named(str(results.get("task"))),
+        task=task,
         config=_read(folder / RUN_YAML, yaml.safe_load),
         results=results,
         history=_read(folder / HISTORY, _json_lines, list) if (folder / HISTORY).is_file() else [],

@@ -21,7 +21,6 @@ from plft.labels import LabelSpace, TaskType
 from plft.tasks import TASKS, target_weights, weighted_loss
 from plft.tuning import freeze, freeze_unused
 
-
 # peft's models for a task hand these on to every model; they are not for the head
 PEFT_ARGUMENTS = frozenset({"inputs_embeds", "output_attentions", "return_dict"})
 

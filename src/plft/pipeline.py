@@ -243,7 +243,7 @@ def model_card(prepared: Prepared, head: nn.Module | None) -> ModelCard:
         model=config.model.model_dump(),
         tuning=config.tuning.model_dump(),
         base={
-            "name": checkpoint.name,
+            "name": checkpoint.lasting_name,
             "revision": checkpoint.revision,
             "sha256": checkpoint.sha256,
             "trust_remote_code": checkpoint.trust_remote_code,

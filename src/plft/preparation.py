@@ -316,7 +316,8 @@ def resolved(
     values["task"] = task.value
     values["data"] |= {"max_residues": max_residues}
     values["model"] |= {
-        "revision": config.model.revision or checkpoint.revision,
+        "name": checkpoint.lasting_name,
+        "revision": checkpoint.revision,
         "pooling": config.model.pooling or row.pooling,
         "head_layers": row.hidden_layers if config.model.head_layers is None else config.model.head_layers,
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -254,6 +255,7 @@ def _weight(text: str, place: Place) -> float | None:
 # --- whole data sets
 
 
+FILE_NAME = re.compile(r"\w[\w .+-]{0,60}")  # no slash: predictions/<split>.csv must stay inside the run folder
 MOST_SPLITS = 20  # more than that is a column of something else
 
 
@@ -277,6 +279,12 @@ def load_data(
         raise PlftError(
             f"{printable(Path(file).name)}: {len(splits)} different splits ({first_three(list(map(shown, splits)))}); "
             "expected a few such as train, valid and test. Check the split column."
+        )
+    unfit = [shown(split) for split in splits if not FILE_NAME.fullmatch(split)]
+    if unfit:
+        raise PlftError(
+            f"{printable(Path(file).name)}: the split {first_three(unfit)} cannot name the file of its predictions. "
+            "Use letters, digits, - and _."
         )
     return records
 

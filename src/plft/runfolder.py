@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -219,7 +220,7 @@ def save_model(folder: Path, model: Any, card: ModelCard, checkpoint: Checkpoint
             checkpoint.config.save_pretrained(backbone_folder)
         checkpoint.tokenizer.save_pretrained(backbone_folder)
         if method.is_peft:
-            model.backbone.peft_config["default"].base_model_name_or_path = checkpoint.name
+            model.backbone.peft_config["default"].base_model_name_or_path = checkpoint.lasting_name
             model.backbone.save_pretrained(partial / "adapter", save_embedding_layers=False)
             adapter = {name for name in state if ".lora_" in name or ".ia3_" in name}
             state = {name: each for name, each in state.items() if name not in adapter}
@@ -290,8 +291,7 @@ def ready_made(name: str) -> Predictor:
         raise PlftError(
             f"{name} has no trained head ({kind or 'unknown kind'}): give a run folder, or train one with plft train."
         )
-    source = str(checkpoint.folder or checkpoint.name)
-    model = loader.from_pretrained(source, revision=checkpoint.revision, use_safetensors=True)
+    model = loader.from_pretrained(str(checkpoint.folder), config=checkpoint.config, use_safetensors=True)
     tokenizer = checkpoint.residue_tokenizer
     return Predictor(
         model=ReadyMadeModel(model).eval(),
@@ -306,6 +306,8 @@ def labels_of_config(config: Any, residues: bool) -> LabelSpace:
     """Task, class names or columns as a transformers configuration states them."""
     problem = getattr(config, "problem_type", None)
     names = tuple(name for _, name in sorted(config.id2label.items(), key=lambda pair: int(pair[0])))
+    if all(re.fullmatch(r"LABEL_\d+", name) for name in names):  # nobody named them: the numbers are the classes
+        names = tuple(name.removeprefix("LABEL_") for name in names)
     if problem == "regression" or (problem is None and len(names) == 1):
         columns = names if len(names) > 1 else ("label",)
         task = TaskType.TOKEN_REGRESSION if residues else TaskType.SEQ_REGRESSION

@@ -39,11 +39,16 @@ class TableWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.table.close()
-        if kind is None:
-            os.replace(self.partial, self.path)
-        else:
+        try:
+            self.table.close()
+            if kind is None:
+                os.replace(self.partial, self.path)
+        except OSError as full_disk:
+            error = error or full_disk
+        finally:
             self.partial.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise PlftError(f"{self.path} cannot be written: {error.strerror}. Choose another place.") from error
 
 
 class DelimitedTable:
@@ -104,11 +109,14 @@ class ParquetTable:
         self.writer.write_table(table)
 
     def close(self) -> None:
-        """Finish the file; without rows there is an empty one."""
+        """Finish the file; without rows it is a table without columns."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
         if self.writer is not None:
             self.writer.close()
-        elif not self.file.exists():
-            self.file.touch()
+        else:
+            pq.write_table(pa.table({}), self.file)
 
 
 WRITERS: Mapping[str, Callable[[Path], Any]] = {

@@ -168,6 +168,12 @@ SPLITTING = (
         {"t.csv": table("sequence,label,split", *(f"MKT{'A' * at},{at % 2},group{at}" for at in range(30)))},
     ),
     Case(
+        "a split that is a path",
+        f"train t.csv {TRAIN}",
+        "t.csv: the split '../../test' cannot name the file of its predictions. Use letters, digits, - and _.",
+        {"t.csv": labelled("no yes no yes", splits=("train", "train", "valid", "../../test"))},
+    ),
+    Case(
         "two sequences cannot make three parts",
         f"train t.csv {TRAIN}",
         "Cannot split 2 different sequence(s) into train, valid, test. Give more, or files for each part.",

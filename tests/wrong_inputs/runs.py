@@ -53,7 +53,7 @@ FOLDERS = (
     Case(
         "resuming with a damaged run.yaml",
         "train --out run --resume",
-        "run.yaml, line 15: not valid YAML (...).",
+        "run.yaml, line ...: not valid YAML (...).",
         {},
         ("run",),
         cut("run/run.yaml", 0.3),

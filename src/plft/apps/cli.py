@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 something the user can put right (one line on standard err
 
 from __future__ import annotations
 
+import errno
 import os
 import shlex
 import sys
@@ -466,10 +467,24 @@ def main() -> None:
     except (KeyboardInterrupt, typer.Abort):
         sys.stderr.write("\nInterrupted. plft train --resume goes on from the last checkpoint.\n")
         sys.exit(130)
-    except Exception:
-        traceback.print_exc()
-        sys.stderr.write(f"\nThis is a bug in plft {__version__}. Please report it with the lines above.\n")
-        sys.exit(2)
+    except Exception as error:
+        sys.exit(unforeseen(error))
+
+
+# full disks, quotas and rights, which no correction of ours would mend
+OUTSIDE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+
+
+def unforeseen(error: Exception) -> int:
+    """Report an error that no module of ours turned into a PlftError; returns the exit code."""
+    if isinstance(error, OSError) and error.errno in OUTSIDE:
+        from plft import console
+
+        console.fail(f"{error.filename or 'A file'}: {error.strerror}. Make room, or choose another place.")
+        return 1
+    traceback.print_exception(error)
+    sys.stderr.write(f"\nThis is a bug in plft {__version__}. Please report it with the lines above.\n")
+    return 2
 
 
 def wording(error: Exception) -> str:

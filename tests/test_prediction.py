@@ -1,0 +1,225 @@
+"""Prediction: streamed, every input answered in its order, written atomically, the same in every format."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from torch import nn
+
+import tiny
+from fakes import ReadsTokens, Unchanged
+from plft import prediction
+from plft.errors import PlftError
+from plft.labels import LabelSpace, TaskType
+from plft.model import PLMTaskModel
+from plft.prediction import Predictor, chunks, joined_classes, write_predictions
+from plft.records import Record
+
+
+class CountsLetters(nn.Module):
+    """A head that answers with the share of residues whose token is A's, and with the rest: (batch, 2) logits."""
+
+    def __init__(self, a: int, n_outputs: int = 2) -> None:
+        super().__init__()
+        self.unused = nn.Parameter(torch.zeros(1))
+        self.a, self.n_outputs = a, n_outputs
+
+    def forward(self, hidden_states, attention_mask=None, **extra):
+        mask = attention_mask.float()
+        share = ((hidden_states[..., 0] == self.a) * mask).sum(1) / mask.sum(1)
+        return torch.stack([share, 1 - share, share - 1][: self.n_outputs], dim=-1)
+
+
+def predictor_for(task: str, *, n_outputs: int = 2, **options: object) -> Predictor:
+    """A predictor whose answers can be told from the sequence."""
+    checkpoint, kind = tiny.checkpoint("esm2"), TaskType(task)
+    head = Unchanged() if kind.is_residue else CountsLetters(checkpoint.tokenizer.convert_tokens_to_ids("A"), n_outputs)
+    if kind.is_regression:
+        columns = ("label",) if n_outputs == 1 or kind.is_residue else tuple(f"c{at}" for at in range(n_outputs))
+        labels = LabelSpace(kind, columns=columns, mean=(0.0,) * len(columns), scale=(1.0,) * len(columns))
+    else:
+        labels = LabelSpace(kind, ("much A", "little A", "none")[:n_outputs])
+    model = PLMTaskModel(kind, ReadsTokens(checkpoint.config), head).eval()
+    settings = {"max_residues": 100, "budget": 64} | options
+    return Predictor(model, checkpoint.residue_tokenizer, labels, checkpoint.family, **settings)
+
+
+def share_of_a(sequence: str) -> float:
+    return sequence.count("A") / len(sequence)
+
+
+def some_records(n: int = 40) -> list[Record]:
+    random = np.random.default_rng(0)
+    sequences = ["".join(random.choice(list("AKLM"), size=length)) for length in random.integers(1, 60, n)]
+    return [Record(f"s{at}", each) for at, each in enumerate(sequences)]
+
+
+# --- streaming
+
+
+def test_every_input_is_answered_in_its_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prediction, "CHUNK_RESIDUES", 100)
+    records = some_records()
+    answers = list(predictor_for("seq_regression", n_outputs=1).stream(records))
+    assert [record.id for record, _ in answers] == [each.id for each in records]
+    for record, output in answers:
+        assert output.tolist() == pytest.approx([share_of_a(record.sequence)])
+
+
+def test_only_a_chunk_is_held_at_a_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(prediction, "CHUNK_RESIDUES", 100)
+    taken = answered = 0
+
+    def records() -> Iterator[Record]:
+        nonlocal taken
+        for at in range(200):
+            taken += 1
+            assert taken - answered <= 11, "at most a chunk of ten is waiting for its answer"
+            yield Record(str(at), "MKTAYIAKQR")
+
+    def count(n: int) -> None:
+        nonlocal answered
+        answered += n
+
+    done = write_predictions(predictor_for("seq_classification"), records(), tmp_path / "out.csv", count)
+    assert (taken, answered, done.sequences) == (200, 200, 200)
+
+
+def test_chunks_hold_about_so_many_residues() -> None:
+    sizes = [
+        [len(each.sequence) for each in chunk] for chunk in chunks((Record("", "A" * n) for n in (4, 4, 4, 9, 1)), 8)
+    ]
+    assert sizes == [[4, 4], [4, 9], [1]]
+
+
+def test_long_sequences_are_answered_and_counted(tmp_path: Path) -> None:
+    records = [Record("long", "A" * 90 + "K" * 90), Record("short", "AK")]
+    whole = write_predictions(predictor_for("seq_regression", n_outputs=1), records, tmp_path / "a.csv")
+    assert (whole.truncated, whole.windowed) == (1, 0)
+    residues = write_predictions(predictor_for("token_regression"), records, tmp_path / "b.csv")
+    assert (residues.truncated, residues.windowed) == (0, 1)
+    rows = read(tmp_path / "b.csv")
+    assert [int(row["position"]) for row in rows] == [*range(1, 181), 1, 2]
+    vocabulary = tiny.checkpoint("esm2").tokenizer.get_vocab()
+    assert [float(row["prediction"]) for row in rows] == [vocabulary[row["residue"]] for row in rows]
+
+
+# --- what goes in
+
+
+def test_letters_are_tidied_and_foreign_ones_mapped() -> None:
+    predictor = predictor_for("seq_regression", n_outputs=1)
+    assert predictor.predict(["aka\n", "AJ*A"]) == pytest.approx([2 / 3, 1 / 2])
+
+
+def test_foreign_letters_are_an_error_where_the_run_says_so() -> None:
+    predictor = predictor_for("seq_regression", n_outputs=1, unknown_letters="error")
+    with pytest.raises(PlftError, match=r"row 2.*'J'"):
+        predictor.predict(["AKA", "AJA"])
+
+
+def test_a_run_that_dropped_records_still_answers_every_input() -> None:
+    predictor = predictor_for("seq_regression", n_outputs=1, unknown_letters="drop")
+    assert len(predictor.predict(["AKA", "AJA"])) == 2
+
+
+def test_an_empty_sequence_is_an_error() -> None:
+    with pytest.raises(PlftError, match="Sequence 2 is empty"):
+        predictor_for("seq_classification").predict(["MKT", "  "])
+
+
+def test_missing_extra_columns_are_named() -> None:
+    predictor = predictor_for("seq_classification", extra_columns=("ph",))
+    with pytest.raises(PlftError, match="nothing for the extra column 'ph'"):
+        predictor.predict(["MKT"])
+
+
+# --- what comes out
+
+
+def test_predictions_are_what_the_task_is_about() -> None:
+    sequence = "AAK"
+    assert predictor_for("seq_classification").predict(sequence) == ["much A"]
+    assert predictor_for("seq_regression", n_outputs=1).predict(sequence) == [pytest.approx(2 / 3)]
+    assert predictor_for("seq_regression", n_outputs=2).predict(sequence) == [pytest.approx({"c0": 2 / 3, "c1": 1 / 3})]
+    assert predictor_for("seq_multilabel", n_outputs=3).predict(sequence) == [["much A", "little A"]]
+    vocabulary = tiny.checkpoint("esm2").tokenizer.get_vocab()
+    assert predictor_for("token_regression").predict(sequence) == [[vocabulary[letter] for letter in sequence]]
+
+
+def test_probabilities_are_those_of_the_task() -> None:
+    (two,) = predictor_for("seq_classification").probabilities(["AAK"])
+    np.testing.assert_allclose(two, torch.tensor([2 / 3, 1 / 3]).softmax(-1), rtol=1e-5)
+    (each,) = predictor_for("seq_multilabel").probabilities(["AAK"])
+    np.testing.assert_allclose(each, torch.tensor([2 / 3, 1 / 3]).sigmoid(), rtol=1e-5)
+
+
+def test_no_class_and_no_label_are_told_apart() -> None:
+    classes = ("a", "b")
+    assert joined_classes(classes, np.array([1.0, 1.0])) == "a|b"
+    assert joined_classes(classes, np.array([0.0, 0.0])) == "|"
+    assert joined_classes(classes, np.array([np.nan, np.nan])) == ""
+
+
+def read(file: Path) -> list[dict[str, object]]:
+    if file.suffix == ".parquet":
+        return pq.read_table(file).to_pylist()
+    if file.suffix == ".jsonl":
+        return [json.loads(line) for line in file.read_text().splitlines()]
+    with file.open(newline="") as handle:
+        return list(csv.DictReader(handle, delimiter="\t" if file.suffix == ".tsv" else ","))
+
+
+@pytest.mark.parametrize("task", ["seq_classification", "seq_regression", "token_regression", "seq_multilabel"])
+def test_all_formats_hold_the_same(task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prediction, "CHUNK_RESIDUES", 100)
+    tables = {}
+    for suffix in (".csv", ".tsv", ".jsonl", ".parquet"):
+        write_predictions(predictor_for(task), some_records(), tmp_path / f"out{suffix}")
+        tables[suffix] = [{key: str(value) for key, value in row.items()} for row in read(tmp_path / f"out{suffix}")]
+    assert tables[".csv"] == tables[".tsv"] == tables[".jsonl"] == tables[".parquet"]
+    first = tables[".csv"][0]
+    assert next(iter(first)) == "id"
+    if task == "seq_classification":
+        assert list(first) == ["id", "prediction", "probability_much A", "probability_little A"]
+
+
+# --- atomic files
+
+
+def test_a_table_appears_only_when_it_is_complete(tmp_path: Path) -> None:
+    target = tmp_path / "out.csv"
+    target.write_text("what was there before\n")
+
+    def interrupted() -> Iterator[Record]:
+        yield Record("a", "MKT")
+        assert target.read_text() == "what was there before\n"
+        raise PlftError("proteins.fasta, row 2: broken.")
+
+    with pytest.raises(PlftError, match="broken"):
+        write_predictions(predictor_for("seq_classification"), interrupted(), target)
+    assert target.read_text() == "what was there before\n"
+    assert [each.name for each in tmp_path.iterdir()] == ["out.csv"], "nothing is left behind"
+
+
+def test_an_unknown_format_is_named_before_anything_is_computed(tmp_path: Path) -> None:
+    def never() -> Iterator[Record]:
+        raise AssertionError("nothing may be read")
+        yield
+
+    with pytest.raises(PlftError, match=r"Unknown table format '.xlsx'. Known: .csv, .tsv, .jsonl, .parquet"):
+        write_predictions(predictor_for("seq_classification"), never(), tmp_path / "out.xlsx")
+
+
+def test_no_records_give_an_empty_table_that_can_be_read(tmp_path: Path) -> None:
+    for suffix in (".csv", ".jsonl", ".parquet"):
+        done = write_predictions(predictor_for("seq_classification"), [], tmp_path / f"out{suffix}")
+        assert done.sequences == 0
+        assert read(tmp_path / f"out{suffix}") == []
