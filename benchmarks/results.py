@@ -65,7 +65,7 @@ ROWS = (
         "Secondary structure, 3 states, with mask",
         "flip_secondary_structure/sampled.csv.gz",
         "--model scratch:tiny-esm2 --tune full --head cnn --set model.head_width=192 --set model.head_layers=3 "
-        "--set model.head_kernel=9 --epochs 10 --set training.metric=accuracy",
+        "--set model.head_kernel=9 --epochs 7 --set training.metric=accuracy",
         "accuracy",
         "ESM2-8M random-init .708, frozen .753, full .761; one-hot .643",
     ),

@@ -28,6 +28,7 @@ from plft.training import (
     SequenceTaskTrainer,
     choose_precision,
     last_checkpoint,
+    or_worst,
     training_arguments,
 )
 
@@ -392,3 +393,9 @@ def test_a_seed_decides_the_weights(tmp_path: Path) -> None:
     first = weights("first", 7)
     assert weights("again", 7) == first
     assert weights("other", 8) != first
+
+
+def test_an_undefined_metric_is_worse_than_any_other() -> None:
+    assert or_worst("spearman", float("nan")) == -float("inf")
+    assert or_worst("rmse", float("nan")) == float("inf")
+    assert or_worst("mcc", 0.25) == 0.25

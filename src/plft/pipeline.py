@@ -6,6 +6,7 @@ loaded, so that the numbers of a run are those of the artefact it leaves.
 
 from __future__ import annotations
 
+import copy
 import gc
 import os
 import platform
@@ -138,12 +139,13 @@ def run_training(
     if is_main():
         open_folder(folder, keep=resume)
         folder.write_config(config)
+    untrained = copy.deepcopy(head)  # FSDP shards the head in place; the whole model is built around a fresh one
     trainer = make_trainer(prepared, model, folder, precision, callbacks)
     last = last_checkpoint(folder.checkpoints) if resume else None
     say(f"going on from {last.name}" if last else f"{len(trainer.get_train_dataloader())} batches per epoch")
     trainer.train(resume_from_checkpoint=str(last) if last else None)
     state = trainer.state
-    model = trainer.unsharded(lambda: build(prepared, head))
+    model = trainer.unsharded(lambda: build(prepared, untrained))
     if is_main():
         save_model(folder.model, model, model_card(prepared, head), prepared.checkpoint)
         steps = {"steps": state.global_step, "epochs": round(state.epoch or 0, 2), "best_step": state.best_global_step}

@@ -21,7 +21,6 @@ from torch.utils.data import DataLoader
 from transformers import (
     EarlyStoppingCallback,
     PrinterCallback,
-    ProgressCallback,
     Trainer,
     TrainerCallback,
     TrainerState,
@@ -200,7 +199,7 @@ class SequenceTaskTrainer(Trainer):
         targets = dataset.targets() if dataset.has_labels else None
         metrics = point(labels.task, per_record, targets, labels.classes) if targets is not None else {}
         metrics["loss"] = loss / weight if weight else math.nan
-        metrics = {f"{metric_key_prefix}_{name}": float(value) for name, value in metrics.items()}
+        metrics = {f"{metric_key_prefix}_{name}": or_worst(name, float(value)) for name, value in metrics.items()}
         return EvalLoopOutput(predictions=per_record, label_ids=targets, metrics=metrics, num_samples=len(per_record))
 
     def evaluation_model(self) -> nn.Module:
@@ -271,6 +270,13 @@ class SequenceTaskTrainer(Trainer):
 
 
 ProteinTaskTrainer = SequenceTaskTrainer
+
+
+def or_worst(metric: str, value: float) -> float:
+    """The value, or for an undefined metric its worst: NaN compares with nothing, and would stay the best for ever."""
+    if not math.isnan(value) or metric not in METRICS:
+        return value
+    return -math.inf if METRICS[metric].higher_is_better else math.inf
 
 
 @contextmanager
@@ -492,5 +498,3 @@ def is_complete(checkpoint: Path) -> bool:
     except (OSError, ValueError):
         return False
 
-
-__all__ = ["ProgressCallback", "ProteinTaskTrainer", "SequenceTaskTrainer", "get_compute_metrics_fn"]

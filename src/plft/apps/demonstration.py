@@ -9,8 +9,8 @@ from plft.builtin.demo import DEMO_NOTE, LABELS, write_demo
 from plft.config import RunConfig, make_config
 from plft.errors import look_up
 
-MODEL = "scratch:esm2-0.2m"
-EPOCHS = 8
+MODEL = {"name": "scratch:tiny-esm2", "head": "cnn", "head_width": 64, "head_kernel": 9}
+EPOCHS = 10
 MODEL_NOTE = (
     "The model starts from random weights (scratch:), so it knows only what it learns here; "
     "for work of your own start from a pretrained model (plft models lists names)."
@@ -46,9 +46,9 @@ def demo_config(out: Path, task: str) -> RunConfig:
         {
             "task": task,
             "data": {"file": str(files[task])},
-            "model": {"name": MODEL, "head": "cnn"},
+            "model": MODEL,
             "tuning": {"method": "full"},
-            "training": {"epochs": EPOCHS},
+            "training": {"epochs": EPOCHS, "early_stopping": None},
         }
     )
 
