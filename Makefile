@@ -1,6 +1,5 @@
 # `make demo` and `make test` each set up what they need in .venv and work on their own.
 # PYTHON=python3.12 make demo    takes another Python than 3.11.
-# PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make demo    takes the smaller torch without CUDA.
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
