@@ -10,7 +10,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file
 from sklearn.metrics import f1_score, matthews_corrcoef
 from torch import nn
 
@@ -27,6 +28,7 @@ from plft import (
     TaskType,
     get_compute_metrics_fn,
 )
+from plft.model import load_trained_state, train_the_head
 
 KINDS = {
     "seq_classification": (TaskType.SEQ_CLASSIFICATION, lambda s, at: at % 2, 2),
@@ -124,8 +126,58 @@ def test_peft_around_the_model_still_trains_the_head(tmp_path: Path, protbert: s
     before = {name: each.clone() for name, each in model.named_parameters()}
     trainer.train()
     changed = {name for name, each in model.named_parameters() if not torch.equal(each, before[name])}
-    assert changed == {name for name in before if ".head." in name or ".lora_" in name}, "and nothing else"
+    trainable = {name for name in before if ".head.modules_to_save." in name or ".lora_" in name}
+    assert changed == trainable, "and nothing else"
     assert np.isfinite(trainer.evaluate(split="test")["eval_loss"])
+
+
+@pytest.mark.parametrize("save", ["model", "trainer"])
+def test_an_adapter_saved_by_hand_comes_back_with_its_head(tmp_path: Path, protbert: str, save: str) -> None:
+    tokenizer = tiny.checkpoint("protbert").tokenizer
+    model = get_peft_model(
+        PLMTaskModel("seq_classification", protbert, OwnHead(32, 2)), LoraConfig(target_modules=["query"])
+    )
+    datasets = data_module(write_files(tmp_path, "seq_classification"), tokenizer).get_datasets()
+    trainer = trainer_for(model, datasets, tokenizer, tmp_path)
+    trainer.train()
+    if save == "model":
+        model.save_pretrained(tmp_path / "adapter")
+    else:
+        trainer.save_model(str(tmp_path / "adapter"))
+    fresh = PLMTaskModel("seq_classification", protbert, OwnHead(32, 2))
+    loaded = PeftModel.from_pretrained(fresh, tmp_path / "adapter")
+    batch = trainer.data_collator(list(datasets["test"]))
+    torch.testing.assert_close(loaded.eval()(**batch).logits, model.eval()(**batch).logits, rtol=0, atol=0)
+
+
+def test_a_model_without_peft_comes_back_from_what_the_trainer_saved(tmp_path: Path, protbert: str) -> None:
+    tokenizer = tiny.checkpoint("protbert").tokenizer
+    model = PLMTaskModel("seq_classification", protbert, OwnHead(32, 2), freeze_backbone=True)
+    datasets = data_module(write_files(tmp_path, "seq_classification"), tokenizer).get_datasets()
+    trainer = trainer_for(model, datasets, tokenizer, tmp_path)
+    trainer.train()
+    trainer.save_model(str(tmp_path / "saved"))
+    fresh = PLMTaskModel("seq_classification", protbert, OwnHead(32, 2), freeze_backbone=True)
+    load_trained_state(fresh, load_file(tmp_path / "saved" / "model.safetensors"), "saved")
+    batch = trainer.data_collator(list(datasets["test"]))
+    torch.testing.assert_close(fresh.eval()(**batch).logits, model.eval()(**batch).logits, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_what_was_frozen_in_a_head_on_purpose_stays_frozen(protbert: str, wrapped: bool) -> None:
+    model = PLMTaskModel("seq_classification", protbert, OwnHead(32, 2))
+    if wrapped:
+        model = get_peft_model(model, LoraConfig(target_modules=["query"]))
+        model.get_base_model().head.linear.weight.requires_grad_(True)
+    else:
+        model.head.linear.bias.requires_grad_(False)
+    train_the_head(model)
+    trainable = {
+        name.rpartition(".")[2]
+        for name, each in model.named_parameters()
+        if each.requires_grad and ".head." in f".{name}"
+    }
+    assert trainable == {"weight"}
 
 
 class OwnHead(nn.Module):
@@ -226,6 +278,24 @@ def test_compute_metrics_works_in_a_plain_transformers_trainer(tmp_path: Path, p
         compute_metrics=get_compute_metrics_fn(TaskType.SEQ_CLASSIFICATION, ("no", "yes")),
     )
     assert trainer.evaluate()["eval_accuracy"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("task", "logits", "labels"),
+    [
+        ("seq_regression", [[1.0], [2.0], [9.0]], [1.0, 2.0, -100]),
+        ("token_regression", [[[1.0], [2.0]], [[3.0], [9.0]]], [[1.0, 2.0], [3.0, -100]]),
+    ],
+)
+def test_compute_metrics_takes_minus_100_for_a_missing_number(task: str, logits: list, labels: list) -> None:
+    evaluation = SimpleNamespace(predictions=np.array(logits), label_ids=np.array(labels))
+    assert get_compute_metrics_fn(task)(evaluation)["rmse"] == pytest.approx(0.0)
+
+
+def test_compute_metrics_takes_minus_100_for_a_missing_set_of_classes() -> None:
+    logits = np.array([[9.0, -9.0], [-9.0, 9.0], [9.0, 9.0]])
+    evaluation = SimpleNamespace(predictions=logits, label_ids=np.array([[1, 0], [0, 1], [-100, -100]]))
+    assert get_compute_metrics_fn("seq_multilabel", ("a", "b"))(evaluation)["subset_accuracy"] == 1.0
 
 
 # --- finetune and load

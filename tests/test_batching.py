@@ -14,6 +14,7 @@ from plft.batching import (
     extra_column,
     fit_to_count,
     pack_by_length,
+    share_of,
     sorted_batches,
 )
 from plft.dataset import Example, SequenceDataset
@@ -196,3 +197,16 @@ def test_the_default_budget_is_some_sequences_and_leaves_steps_to_take() -> None
     assert default_budget(dataset(10_000, 50)) == 2048
     assert default_budget(dataset(100, 100)) == 333, "at least 30 batches"
     assert default_budget(dataset(1, 100)) == 256
+
+
+# --- several processes
+
+
+def test_every_process_runs_equally_many_batches_and_each_batch_counts_once() -> None:
+    batches = [[0, 1], [2], [3], [4], [5]]
+    for world in (1, 2, 3, 4):
+        shares = [share_of(batches, rank, world) for rank in range(world)]
+        assert len({len(mine) for mine, _ in shares}) == 1
+        counted = [batch for mine, n_counted in shares for batch in mine[:n_counted]]
+        assert sorted(counted) == batches
+    assert share_of(batches[:1], 2, 4) == ([[0, 1]], 0), "more processes than batches"

@@ -20,6 +20,7 @@ from plft.families import FAMILIES
 from plft.labels import LabelSpace, TaskType
 from plft.model import PLMTaskModel, infer
 from plft.records import Record
+from plft.tokens import family_of
 
 # --- residues and tokens
 
@@ -265,3 +266,87 @@ def test_the_data_module_takes_other_columns_and_a_file_without_validation(tmp_p
     assert list(module.get_datasets()) == ["train"]
     assert module.labels.columns == ("target",)
     assert module.labels.task is TaskType.SEQ_REGRESSION
+
+
+TOLD_BY_THE_TOKENIZER = tuple(family for family in tiny.KNOWN if family not in ("esm1b", "mistral-dna"))
+
+
+@pytest.mark.parametrize("name", TOLD_BY_THE_TOKENIZER)
+def test_the_family_is_read_off_the_tokenizer_alone(name: str) -> None:
+    assert family_of(tiny.checkpoint(name).tokenizer).name == name
+
+
+@pytest.mark.parametrize("name", tiny.KNOWN)
+def test_sequences_are_spelled_without_a_config_as_with_it(tmp_path: Path, name: str) -> None:
+    checkpoint = tiny.checkpoint(name)
+    rows = [(tiny.sequence(checkpoint, length), length % 2) for length in (11, 14, 17)]
+    with (tmp_path / "train.csv").open("w", newline="") as handle:
+        csv.writer(handle).writerows([("sequence", "label"), *rows])
+
+    def ids(config: object) -> list[list[int]]:
+        module = SequenceDataModule(tmp_path / "train.csv", None, checkpoint.tokenizer, config=config)
+        return [each.input_ids.tolist() for each in module.get_datasets()["train"]]
+
+    assert ids(None) == ids(checkpoint.config)
+
+
+def test_rare_letters_and_prefixes_follow_the_family_without_a_config(tmp_path: Path) -> None:
+    files = write_parts(tmp_path)
+
+    def tokens(name: str) -> list[str]:
+        tokenizer = tiny.checkpoint(name).tokenizer
+        module = SequenceDataModule(files["train"], files["valid"], tokenizer)
+        return tokenizer.convert_ids_to_tokens(module.get_datasets()["train"][0].input_ids.tolist())
+
+    assert tokens("protbert") == ["[CLS]", "M", "K", "X", "A", "Y", "[SEP]"]
+    assert tokens("prostt5") == ["<AA2fold>", "▁M", "▁K", "▁X", "▁A", "▁Y", "</s>"]
+
+
+def test_a_tokenizer_from_a_folder_brings_its_config(tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    folder = tiny.save(tiny.checkpoint("esm1b"), tmp_path / "model")
+    assert family_of(AutoTokenizer.from_pretrained(folder)).max_tokens == tiny.checkpoint("esm1b").family.max_tokens
+
+
+def test_a_tokenizer_that_tells_nothing_asks_for_the_config(tmp_path: Path) -> None:
+    files, checkpoint = write_parts(tmp_path), tiny.checkpoint("generic")
+    with pytest.raises(PlftError, match="Pass config="):
+        SequenceDataModule(files["train"], None, checkpoint.tokenizer)
+    SequenceDataModule(files["train"], None, checkpoint.tokenizer, config=checkpoint.config)
+    SequenceDataModule(files["train"], None, checkpoint.tokenizer, preprocess_fn=str)
+
+
+def test_the_data_module_counts_foreign_letters_and_keeps_other_splits(tmp_path: Path) -> None:
+    rows = [("MK1A", 0, "train"), ("MK#T", 1, "train"), ("MKT", 1, "test_hard"), ("MKV", 0, "val")]
+    with (tmp_path / "data.csv").open("w", newline="") as handle:
+        csv.writer(handle).writerows([("sequence", "label", "split"), *rows])
+    module = SequenceDataModule(tmp_path / "data.csv", None, tiny.checkpoint("esm2").tokenizer)
+    assert {name: len(each) for name, each in module.get_datasets().items()} == dict(train=2, validation=1, test_hard=1)
+    assert module.unknown_letters == 2
+
+
+# --- extra columns
+
+
+def extra_dataset(records: list[Record], labels: LabelSpace | None, column: str, is_residue_task: bool):
+    tokenizer = tiny.checkpoint("esm2").residue_tokenizer
+    return build_dataset(
+        records, tokenizer, labels, is_residue_task=is_residue_task, max_residues=8, extra_columns=(column,)
+    )
+
+
+def test_values_per_residue_are_cut_with_their_sequence() -> None:
+    plddt = list(range(10))
+    residues = [Record("a", "MKTAYIAKQR", " ".join(["1", "2"] * 5), extra={"plddt": plddt})]
+    labels = LabelSpace.fit(TaskType.TOKEN_REGRESSION, residues)
+    windowed = extra_dataset(residues, labels, "plddt", is_residue_task=True)
+    assert [each.extra["plddt"] for each in windowed] == [plddt[:8], plddt[2:]]
+    whole = [Record("a", "MKTAYIAKQR", "1", extra={"plddt": plddt}), Record("b", "MKTA", "2", extra={"plddt": [0] * 9})]
+    truncated = extra_dataset(whole, LabelSpace.fit(TaskType.SEQ_REGRESSION, whole), "plddt", is_residue_task=False)
+    assert [len(each.extra["plddt"]) for each in truncated] == [8, 9]
+
+
+def test_an_extra_column_may_not_be_called_like_an_argument_of_the_model() -> None:
+    with pytest.raises(PlftError, match=r"argument 'labels' of its own\. Rename the column"):
+        extra_dataset([Record("a", "MKT", extra={"labels": "1"})], None, "labels", is_residue_task=False)

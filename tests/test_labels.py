@@ -297,3 +297,28 @@ def test_an_unknown_task_is_answered_with_a_suggestion():
 )
 def test_a_space_survives_json(space):
     assert LabelSpace.from_json(space.to_json()) == space
+
+
+def test_a_multilabel_with_an_unseen_class_is_missing_and_not_empty():
+    space = LabelSpace.fit(TaskType.SEQ_MULTILABEL, texts("b|a", "c"))
+    assert np.isnan(space.encode(texts("a|other")[0], unseen="missing")).all()
+    assert space.encode(texts("a")[0], unseen="missing").tolist() == [1, 0, 0]
+
+
+def test_unseen_classes_are_found_in_every_task_with_classes():
+    residues = LabelSpace.fit(TaskType.TOKEN_CLASSIFICATION, [Labelled("MKT", "HEC")])
+    assert residues.unseen(Labelled("MKTA", "HGGX", "1101")) == {"G", "X"}
+    assert residues.unseen(Labelled("MKTA", "HHHG", "1110")) == set()
+    members = LabelSpace.fit(TaskType.SEQ_MULTILABEL, texts("b|a", "c"))
+    assert members.unseen(texts("a|other")[0]) == {"other"}
+    assert members.unseen(texts("")[0]) == set()
+    numbers = LabelSpace.fit(TaskType.SEQ_REGRESSION, texts("1", "2"))
+    assert numbers.unseen(texts("3")[0]) == set()
+
+
+def test_unseen_classes_are_counted_by_record_over_all_parts():
+    from plft.preparation import unseen_classes
+
+    parts = {"train": texts("a|b"), "valid": texts("a|other", "other|new", "b"), "test": texts("", "new")}
+    space = LabelSpace.fit(TaskType.SEQ_MULTILABEL, parts["train"])
+    assert unseen_classes(parts, space) == {"other": 2, "new": 2}

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 import tiny
+from fakes import ReadsTokens, Unchanged
 from grid import built
 from plft.batching import collate
 from plft.dataset import build_dataset
@@ -161,3 +162,25 @@ def test_a_head_of_your_own_gets_extra_columns_and_needs_no_other_arguments() ->
     assert output.logits.shape == (2, 1)
     assert model.head.output.weight.grad.abs().sum() > 0
     assert model.backbone.embeddings.word_embeddings.weight.grad.abs().sum() > 0, "gradients flow through both"
+
+
+def test_a_backbone_of_remote_code_may_return_a_tuple() -> None:
+    class ReturnsTuple(ReadsTokens):
+        def forward(self, input_ids, attention_mask, **options):
+            return super().forward(input_ids, attention_mask).last_hidden_state, "pooled"
+
+    config = tiny.checkpoint("esm2").config
+    batch = {"input_ids": torch.tensor([[4, 5, 6]]), "attention_mask": torch.ones(1, 3)}
+    for options in ({}, {"output_hidden_states": True}):
+        one, other = (
+            PLMTaskModel("token_regression", backbone(config), Unchanged())(**batch, **options)
+            for backbone in (ReturnsTuple, ReadsTokens)
+        )
+        torch.testing.assert_close(one.logits, other.logits)
+    assert one.hidden_states is None
+
+
+def test_inference_leaves_tensors_that_training_can_use() -> None:
+    model, dataset, _ = built("esm2", "seq_classification", "head")
+    (_, _, result), *_ = run_batches(model, dataset, [[0, 1]])
+    assert not result.logits.is_inference()

@@ -399,3 +399,63 @@ def test_an_undefined_metric_is_worse_than_any_other() -> None:
     assert or_worst("spearman", float("nan")) == -float("inf")
     assert or_worst("rmse", float("nan")) == float("inf")
     assert or_worst("mcc", 0.25) == 0.25
+
+
+def test_only_the_metric_that_picks_the_best_checkpoint_is_made_comparable(tmp_path: Path) -> None:
+    model, dataset, _ = built("esm2", "seq_regression", "head")
+    for each in model.head.parameters():
+        torch.nn.init.zeros_(each)  # a constant prediction: no correlation is defined
+    arguments = TrainingArguments(
+        output_dir=str(tmp_path), metric_for_best_model="spearman", use_cpu=True, report_to="none"
+    )
+    trainer = SequenceTaskTrainer(model, arguments, train_dataset=dataset, eval_dataset=dataset)
+    scores = trainer.evaluate()
+    assert np.isnan([scores["eval_spearman"], scores["eval_pearson"]]).all()
+    trainer.is_in_train = True
+    scores = trainer.evaluate()
+    assert scores["eval_spearman"] == -float("inf")
+    assert np.isnan(scores["eval_pearson"])
+
+
+# --- arguments
+
+
+def test_a_batch_size_in_the_arguments_counts(tmp_path: Path) -> None:
+    model, dataset, _ = built("esm2", "seq_classification", "head")
+    arguments = TrainingArguments(output_dir=str(tmp_path), per_device_train_batch_size=2, use_cpu=True)
+    given = SequenceTaskTrainer(model, arguments, train_dataset=dataset).token_budget
+    single = SequenceTaskTrainer(
+        model, train_dataset=dataset, output_dir=tmp_path, per_device_train_batch_size=2
+    ).token_budget
+    assert given == single == int(2 * dataset.lengths.mean())
+
+
+def test_arguments_that_nothing_would_read_are_an_error(tmp_path: Path) -> None:
+    model, dataset, _ = built("esm2", "seq_classification", "head")
+    arguments = TrainingArguments(output_dir=str(tmp_path), use_cpu=True)
+    for args in (None, arguments):
+        with pytest.raises(PlftError, match=r"'learning_rat'.*Did you mean 'learning_rate'"):
+            SequenceTaskTrainer(model, args, train_dataset=dataset, learning_rat=1.0)
+    with pytest.raises(PlftError, match="'learning_rate' is given beside args="):
+        SequenceTaskTrainer(model, arguments, train_dataset=dataset, learning_rate=1.0)
+
+
+def test_an_optimizer_and_metrics_of_your_own_reach_the_trainer(tmp_path: Path) -> None:
+    model, dataset, _ = built("esm2", "seq_classification", "head")
+    optimizer = torch.optim.SGD(model.head.parameters(), lr=0.0)
+    trainer = SequenceTaskTrainer(
+        model,
+        train_dataset=dataset,
+        eval_dataset=dataset,
+        output_dir=tmp_path,
+        max_steps=1,
+        save_strategy="no",
+        optimizers=(optimizer, None),
+        compute_metrics=lambda prediction: {"largest": np.max(prediction.predictions), "n": len(prediction.label_ids)},
+    )
+    trainer.train()
+    assert getattr(trainer.optimizer, "optimizer", trainer.optimizer) is optimizer
+    scores = trainer.evaluate()
+    assert scores["eval_n"] == len(dataset)
+    assert 1 / 3 <= scores["eval_largest"] <= 1
+    assert "eval_mcc" in scores

@@ -62,6 +62,16 @@ def sorted_batches(lengths: np.ndarray, budget: int) -> list[list[int]]:
     return pack_by_length(np.argsort(-lengths, kind="stable"), lengths, budget)
 
 
+def share_of(batches: list[list[int]], rank: int, world: int) -> tuple[list[list[int]], int]:
+    """The batches one of several processes runs over, and how many of them count.
+
+    Where they do not come out even, the last batch is repeated, to no account: a sharded model is gathered anew for
+    every batch, so all processes have to run equally many.
+    """
+    repeated = batches[-1:] * (-len(batches) % world)
+    return [*batches, *repeated][rank::world], len(batches[rank::world])
+
+
 class TrainingBatches:
     """Batch sampler: a new mixture every epoch, fixed by (seed, epoch), always with the same number of batches.
 

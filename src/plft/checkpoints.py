@@ -404,11 +404,11 @@ def _load(folder: Path, checkpoint: Checkpoint, dtype: torch.dtype, quantization
             f"{checkpoint.name}: its weights cannot be loaded ({_first_line(error)}). Copy the model again."
         ) from error
     backbone = _trimmed(backbone)
-    _check_loaded(checkpoint.name, backbone, info)
+    check_loaded(checkpoint.name, backbone, info)
     return backbone
 
 
-def _check_loaded(name: str, backbone: nn.Module, info: dict[str, Any]) -> None:
+def check_loaded(name: str, backbone: nn.Module, info: dict[str, Any]) -> None:
     """Refuse weights that do not fill the model: what is missing would stay random."""
     if info["mismatched_keys"]:
         key, found, wanted = sorted(info["mismatched_keys"])[0]

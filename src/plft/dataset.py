@@ -20,9 +20,17 @@ from plft.errors import PlftError
 from plft.families import Family, recognise, residues_that_fit
 from plft.labels import LabelSpace, TaskType, guess_task
 from plft.records import Columns, Record, load_data
-from plft.tokens import Encoded, ResidueTokenizer
+from plft.tokens import Encoded, ResidueTokenizer, family_of
 
 OVERLAP_SHARE = 0.25  # of a window's residues are shared with the next one
+# what a model is called with, next to the extra columns
+RESERVED_COLUMNS = frozenset(
+    {
+        *("input_ids", "attention_mask", "inputs_embeds", "residue_mask", "residue_tokens", "hidden_states"),
+        *("labels", "sequence_weights", "num_items_in_batch"),
+        *("output_hidden_states", "output_attentions", "return_dict"),
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +177,7 @@ def build_dataset(
     windows (residue tasks), never silently: the counts are in the result.  unseen: "error" or "missing" for classes
     that training never saw.  Each sequence gives at least one example, in order.
     """
+    check_extra_columns(extra_columns)
     pieces = list(pieces_of(records, max_residues, is_residue_task))
     targets = [None if labels is None else labels.encode(record, unseen=unseen) for record in records]
     encoded = tokenizer.encode_all(records[each.record].sequence[each.start : each.stop] for each in pieces)
@@ -214,18 +223,30 @@ def example(
         scored=piece.answers,
         label=target[piece.start : piece.stop] if target is not None and is_residue_task else target,
         weight=1.0 if record.weight is None else record.weight,
-        extra={name: extra_value(record, name) for name in extra_columns},
+        extra={name: extra_value(record, name, piece) for name in extra_columns},
     )
 
 
-def extra_value(record: Record, column: str) -> Any:
-    """What a record holds in an extra column; a PlftError where it holds nothing."""
+def check_extra_columns(names: Iterable[str]) -> None:
+    """Refuse extra columns that would take the place of the model's own arguments."""
+    taken = sorted(RESERVED_COLUMNS.intersection(names))
+    if taken:
+        raise PlftError(f"extra columns: the model has an argument '{taken[0]}' of its own. Rename the column.")
+
+
+def extra_value(record: Record, column: str, piece: Piece) -> Any:
+    """What a record holds in an extra column, a list with a value per residue cut to the piece.
+
+    Raises PlftError where it holds nothing.
+    """
     if column not in record.extra:
         raise PlftError(
             f"{record.place}: nothing for the extra column '{column}', which the head needs. "
             "Predict from a file with that column, or from Records."
         )
-    return record.extra[column]
+    value = record.extra[column]
+    per_residue = isinstance(value, list | tuple | np.ndarray) and len(value) == len(record.sequence)
+    return value[piece.start : piece.stop] if per_residue else value
 
 
 def longest_input(family: Family, wanted: int | None = None) -> int:
@@ -244,7 +265,8 @@ class SequenceDataModule:
     tokenizer: any transformers tokenizer.  preprocess_fn: turns a sequence into the text the tokenizer expects; by
     default what the recognised family needs (ProtBert: spaces between residues, U Z O B as X).  max_length: in tokens,
     special ones included.  task: a TaskType, its name, or "auto".  optional_features: columns handed to the head as
-    keyword arguments.  Letters outside the alphabet are read as X or N.
+    keyword arguments.  config: the model's; without it the family is read off the tokenizer and its folder.
+    Letters outside the alphabet are read as X or N; `unknown_letters` says how many.
     """
 
     def __init__(
@@ -265,18 +287,19 @@ class SequenceDataModule:
         columns = Columns(sequence=sequence_column, label=label_column, extra=extra)
         records = load_data(train_file, val_file, test_file, columns, labelled=True)
         self.tokenizer = tokenizer
-        self.family = recognise(config, tokenizer.get_vocab(), getattr(tokenizer, "name_or_path", ""))
+        self.family = spelling_family(tokenizer, config, preprocess_fn)
         self.residue_tokenizer = ResidueTokenizer(tokenizer, self.family, preprocess=preprocess_fn)
         alphabet = ALPHABETS[self.family.alphabet]
-        records = [replace(each, sequence=clean(each.sequence, alphabet, "map").sequence) for each in records]
-        parts = {
-            name: [each for each in records if (each.split or "train") == name] for name in ("train", "valid", "test")
-        }
+        cleaned = [clean(each.sequence, alphabet, "map") for each in records]
+        self.unknown_letters = sum(each.n_unknown for each in cleaned)
+        records = [replace(each, sequence=new.sequence) for each, new in zip(records, cleaned, strict=True)]
+        parts: dict[str, list[Record]] = {"train": [], "valid": [], "test": []}
+        for each in records:
+            parts.setdefault(each.split or "train", []).append(each)
         self.task = guess_task(records).task if task == "auto" else TaskType.named(task)
         self.labels = LabelSpace.fit(self.task, parts["train"], columns=columns.labels)
-        names = {"train": "train", "valid": "validation", "test": "test"}
         self.datasets = {
-            names[name]: build_dataset(
+            "validation" if name == "valid" else name: build_dataset(
                 part,
                 self.residue_tokenizer,
                 self.labels,
@@ -289,5 +312,16 @@ class SequenceDataModule:
         }
 
     def get_datasets(self) -> dict[str, SequenceDataset]:
-        """The tokenised sets by name: "train", "validation" and, where given, "test"."""
+        """The tokenised sets by name: "train", "validation" and, where given, "test" and other splits of the files."""
         return self.datasets
+
+
+def spelling_family(tokenizer: Any, config: Any, preprocess_fn: Callable[[str], str] | None) -> Family:
+    """The family whose spelling a tokenizer expects; a PlftError where it cannot be told and nobody spells instead."""
+    family = family_of(tokenizer, config)
+    if family is None and preprocess_fn is None:
+        raise PlftError(
+            "Neither vocabulary nor special tokens of the tokenizer say how its model wants sequences spelled. "
+            "Pass config= (the model's), or preprocess_fn= (a function from sequence to text)."
+        )
+    return family or recognise(None, tokenizer.get_vocab())

@@ -430,13 +430,19 @@ class LabelSpace:
             return member_classes(record.label)
         return [class_name(column_values(record)[0])]
 
+    def unseen(self, record: Labelled) -> set[str]:
+        """Return the classes of a record that the train records lack."""
+        if self.task.is_regression or self._one_column_per_class:
+            return set()
+        return {name for name in self._names(record) if name is not None and name not in self._index}
+
     def encode(self, record: Labelled, unseen: str = "error") -> Target:
         """Return the label of one record as numbers in raw units.
 
         seq_classification: int64, shape (), -100 when missing.  token_classification: int64 (residues,), -100 when
         missing or masked.  seq_multilabel: float32 (classes,) of 0 and 1, NaN when missing.  seq_regression: float32
         (columns,), NaN when missing.  token_regression: float32 (residues,), NaN when missing or masked.
-        unseen: "error" raises PlftError for a class that the train records lack, "missing" leaves it out.
+        unseen: "error" raises PlftError for a class that the train records lack, "missing" takes the label for missing.
         Raises PlftError where lengths differ or a regression label is not a finite number.
         """
         return _ENCODERS[self.task](self, record, unseen)
@@ -462,10 +468,9 @@ class LabelSpace:
     def _encode_members(self, record: Labelled, unseen: str) -> Target:
         if self._one_column_per_class:
             return self._encode_member_columns(record)
-        members = self._names(record)
-        if None in members:
+        present = {self._class_index(name, record, unseen) for name in self._names(record)}
+        if IGNORED_CLASS in present:
             return np.full(len(self.classes), np.nan, dtype=np.float32)
-        present = {self._class_index(name, record, unseen) for name in members}
         return np.asarray([index in present for index in range(len(self.classes))], dtype=np.float32)
 
     def _encode_member_columns(self, record: Labelled) -> Target:

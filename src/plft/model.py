@@ -86,7 +86,7 @@ class PLMTaskModel(PreTrainedModel):
         outputs = self.backbone(
             input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=output_hidden_states
         )
-        hidden, mask = outputs.last_hidden_state, attention_mask
+        hidden, mask = last_hidden_state(outputs), attention_mask
         if residue_tokens is not None:
             hidden, mask = per_residue(hidden, residue_tokens), residue_tokens >= 0
         elif residue_mask is not None:
@@ -97,7 +97,7 @@ class PLMTaskModel(PreTrainedModel):
         if labels is not None:
             weights = target_weights(labels, sequence_weights, self.class_weights)
             loss = weighted_loss(TASKS[self.task_type.value], logits, labels, weights, num_items_in_batch)
-        hidden_states = outputs.hidden_states if output_hidden_states else None
+        hidden_states = getattr(outputs, "hidden_states", None) if output_hidden_states else None
         return SequenceClassifierOutput(loss=loss, logits=logits, hidden_states=hidden_states)
 
     def activation_checkpointing_enable(
@@ -124,6 +124,11 @@ def layer_classes(backbone: nn.Module) -> list[str]:
     lists = [each for each in backbone.modules() if isinstance(each, nn.ModuleList)]
     blocks = {type(each).__name__ for each in max(lists, key=len, default=())}
     return sorted(named or blocks)
+
+
+def last_hidden_state(outputs: Any) -> Tensor:
+    """(batch, tokens, width) of what a backbone returned; remote code may return a plain tuple that begins with it."""
+    return outputs[0] if isinstance(outputs, tuple) else outputs.last_hidden_state
 
 
 class ReadyMadeModel(nn.Module):
@@ -153,6 +158,36 @@ class ReadyMadeModel(nn.Module):
 def per_residue(hidden: Tensor, residue_tokens: Tensor) -> Tensor:
     """Gather each residue's token: (batch, tokens, width) and (batch, residues) -> (batch, residues, width)."""
     return hidden.gather(1, residue_tokens.clamp(min=0).unsqueeze(-1).expand(-1, -1, hidden.shape[-1]))
+
+
+def is_wrapped_by_peft(model: nn.Module) -> bool:
+    """Whether a model is what `peft.get_peft_model` returns."""
+    from peft import PeftModel
+
+    return isinstance(model, PeftModel)
+
+
+def train_the_head(model: Any) -> None:
+    """Train and keep the head of a model in peft's wrapper, which freezes and forgets what it was not told about.
+
+    The head becomes one of peft's `modules_to_save`; gradients that were switched on since then stay the only ones.
+    """
+    if not is_wrapped_by_peft(model):
+        return
+    from peft.utils import ModulesToSaveWrapper
+
+    inner, config = model.get_base_model(), model.peft_config[model.active_adapter]
+    if isinstance(inner.head, ModulesToSaveWrapper):
+        return
+    if not hasattr(config, "modules_to_save"):  # prompt learning: nothing but the prompts is saved
+        inner.head.requires_grad_(True)
+        return
+    chosen = {name for name, each in inner.head.named_parameters() if each.requires_grad}
+    inner.head = ModulesToSaveWrapper(inner.head, model.active_adapter)
+    inner.head.set_adapter(model.active_adapter)
+    for name, each in inner.head.modules_to_save[model.active_adapter].named_parameters():
+        each.requires_grad_(not chosen or name in chosen)
+    config.modules_to_save = [*(config.modules_to_save or ()), "head"]
 
 
 def trained_state(model: nn.Module) -> dict[str, Tensor]:
@@ -220,7 +255,8 @@ def run_batches(
         for indices in batches:
             inputs = collator([dataset[index] for index in indices])
             inputs = {key: each.to(device) if isinstance(each, Tensor) else each for key, each in inputs.items()}
-            with torch.inference_mode(), autocast(device, precision):
+            # not inference_mode: FSDP keeps what it gathers here, and could not train with it afterwards
+            with torch.no_grad(), autocast(device, precision):
                 outputs = model(**inputs)
             yield indices, inputs, outputs
             if each_batch is not None:

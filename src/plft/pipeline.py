@@ -6,10 +6,11 @@ loaded, so that the numbers of a run are those of the artefact it leaves.
 
 from __future__ import annotations
 
-import copy
 import gc
+import math
 import os
 import platform
+import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -35,7 +36,17 @@ from plft.metrics import Evaluation
 from plft.metrics import evaluate as score
 from plft.model import PLMTaskModel
 from plft.prediction import Answered, Predictor, choose_device, write_predictions
-from plft.preparation import Prepared, Say, by_split, fit_letters, prepare, quiet, read
+from plft.preparation import (
+    Prepared,
+    Say,
+    by_split,
+    files_sha256,
+    fit_letters,
+    length_sentences,
+    prepare,
+    quiet,
+    read,
+)
 from plft.records import Columns, Record, load_data, read_records
 from plft.report import write_model_card, write_report
 from plft.runfolder import (
@@ -72,11 +83,12 @@ class Run:
 
     path: Path
     head: nn.Module | None = field(default=None, repr=False)
+    trust_remote_code: bool = False
 
     @cached_property
     def predictor(self) -> Predictor:
         """The trained model, loaded from the run folder."""
-        return on_device(load_predictor(RunFolder(self.path).model, self.head))
+        return on_device(load_predictor(RunFolder(self.path).model, self.head, self.trust_remote_code))
 
     @property
     def metrics(self) -> dict[str, Any]:
@@ -115,7 +127,7 @@ def train(
         run_training(config, folder, resume, head, say, callbacks, command)
     finally:
         leave_process_group()
-    return Run(folder.path, head)
+    return Run(folder.path, head, config.model.trust_remote_code)
 
 
 def run_training(
@@ -133,26 +145,33 @@ def run_training(
     prepared = prepare(config, say, custom_head=head is not None)
     config = prepared.config
     precision, why = choose_precision(config.training.precision, prepared.checkpoint.family)
+    if resume:
+        check_data(folder, prepared.facts["sha256"])
+    use_own_gpu()
     model: Any = build(prepared, head)
     trainable, total = count_parameters(model)
     say(f"{trainable:,} of {total:,} parameters train ({trainable / total:.2%}); {precision}, {why}")
+    environment = describe(prepared, precision, (trainable, total), command)
+    before = read_json(folder.environment_file) if resume and folder.environment_file.exists() else {}
     if is_main():
         open_folder(folder, keep=resume)
         folder.write_config(config)
-    untrained = copy.deepcopy(head)  # FSDP shards the head in place; the whole model is built around a fresh one
+        if not before:
+            write_json(folder.environment_file, environment)
     trainer = make_trainer(prepared, model, folder, precision, callbacks)
     last = last_checkpoint(folder.checkpoints) if resume else None
     say(f"going on from {last.name}" if last else f"{len(trainer.get_train_dataloader())} batches per epoch")
     trainer.train(resume_from_checkpoint=str(last) if last else None)
     state = trainer.state
-    model = trainer.unsharded(lambda: build(prepared, untrained))
+    model = trainer.unsharded(lambda: build(prepared, head))
     if is_main():
         save_model(folder.model, model, model_card(prepared, head), prepared.checkpoint)
         steps = {"steps": state.global_step, "epochs": round(state.epoch or 0, 2), "best_step": state.best_global_step}
         del trainer, model
         gc.collect()
-        environment = describe(prepared, precision, (trainable, total), command) | steps
-        finish(folder, prepared, head, environment, started)
+        earlier = {"command": before["command"]} if before.get("command") else {}
+        seconds = before.get("seconds", 0) + time.monotonic() - started
+        finish(folder, prepared, head, environment | earlier | steps | {"seconds": round(seconds, 1)})
 
 
 def is_main() -> bool:
@@ -188,13 +207,29 @@ def open_folder(folder: RunFolder, *, keep: bool) -> None:
 
 def remove_run(folder: RunFolder) -> None:
     """Delete an old run's files, and only those."""
-    import shutil
+    for each in folder.everything:
+        if each.is_dir():
+            shutil.rmtree(each)
+        else:
+            each.unlink(missing_ok=True)
 
-    for each in (folder.model, folder.checkpoints, folder.path / "predictions"):
-        shutil.rmtree(each, ignore_errors=True)
-    for file in folder.path.glob("*"):
-        if file.is_file() and file.suffix in (".yaml", ".json", ".jsonl", ".html", ".md", ".csv"):
-            file.unlink()
+
+def check_data(folder: RunFolder, sha256: str) -> None:
+    """Refuse to go on with data other than those the run began with: its splits would no longer be the same."""
+    if not folder.environment_file.exists():  # killed before anything was trained
+        return
+    known = read_json(folder.environment_file).get("data", {}).get("sha256")
+    if known != sha256:
+        raise PlftError(
+            f"The data of {folder.path} have changed since the run began, so its splits cannot be told. "
+            "Restore the file, name another one, or train again with --overwrite."
+        )
+
+
+def use_own_gpu() -> None:
+    """In a distributed run each process computes on the GPU of its own; 4-bit weights are placed when they are read."""
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
 
 
 def build(prepared: Prepared, head: nn.Module | None) -> nn.Module:
@@ -226,7 +261,7 @@ def make_trainer(
         uses_all_weights=isinstance(model.head, TaskHead | LightAttentionHead),
     )
     residues = sum(len(each.sequence) for each in prepared.parts["train"])
-    return SequenceTaskTrainer(
+    trainer = SequenceTaskTrainer(
         model,
         arguments,
         train_dataset=prepared.datasets["train"],
@@ -234,6 +269,10 @@ def make_trainer(
         token_budget=config.training.batch_residues,
         callbacks=[History(folder.history_file, residues), *stopping(config.training, valid is not None), *callbacks],
     )
+    steps_per_epoch = len(trainer.get_train_dataloader()) / config.training.accumulation
+    if arguments.max_steps >= math.ceil(config.training.epochs * steps_per_epoch):
+        arguments.max_steps = -1  # the Trainer would let max_steps override the epochs; what comes first ends a run
+    return trainer
 
 
 def model_card(prepared: Prepared, head: nn.Module | None) -> ModelCard:
@@ -277,11 +316,9 @@ def describe(prepared: Prepared, precision: str, parameters: tuple[int, int], co
     }
 
 
-def finish(
-    folder: RunFolder, prepared: Prepared, head: nn.Module | None, environment: dict[str, Any], started: float
-) -> None:
+def finish(folder: RunFolder, prepared: Prepared, head: nn.Module | None, environment: dict[str, Any]) -> None:
     """Load the saved model, score every split but train with it, and write what the run leaves."""
-    predictor = on_device(load_predictor(folder.model, head))
+    predictor = on_device(load_predictor(folder.model, head, prepared.config.model.trust_remote_code))
     splits = {}
     for name, part in prepared.parts.items():
         if name != "train":
@@ -303,7 +340,7 @@ def finish(
             "baselines": {},
         },
     )
-    write_json(folder.environment_file, environment | {"seconds": round(time.monotonic() - started, 1)})
+    write_json(folder.environment_file, environment)
     write_report(folder.path)
     write_model_card(folder.path)
 
@@ -317,12 +354,13 @@ def on_device(predictor: Predictor) -> Predictor:
     return predictor
 
 
-def load(path: str | Path, head: nn.Module | None = None) -> Predictor:
+def load(path: str | Path, head: nn.Module | None = None, trust_remote_code: bool = False) -> Predictor:
     """Load a run folder, a model folder, an exported folder, or a checkpoint that brings its own head.
 
-    head: needed when the run used a head of your own.
+    head: needed when the run used a head of your own.  trust_remote_code: consent to run code that the base model
+    brings along.
     """
-    return on_device(load_anything(path, head))
+    return on_device(load_anything(path, head, trust_remote_code))
 
 
 def evaluation_of(predictor: Predictor, dataset: SequenceDataset, outputs: Sequence[np.ndarray]) -> Evaluation:
@@ -341,39 +379,69 @@ def prediction_rows(
 
 
 def evaluate(
-    path: str | Path, data: str | Path | None = None, *, split: str | None = None, say: Say = quiet
+    path: str | Path,
+    data: str | Path | None = None,
+    *,
+    split: str | None = None,
+    columns: Columns | None = None,
+    head: nn.Module | None = None,
+    trust_remote_code: bool = False,
+    say: Say = quiet,
 ) -> dict[str, Any]:
     """Metrics with intervals on the run's own test split, or on another labelled file.
 
-    split: which split to score; by default test, or the whole file where it has no splits.  Returns the JSON shape of
+    split: which split to score; by default test, or the whole file where it has no splits.  columns: of the file, by
+    default those of the run.  Returns the JSON shape of
     one split in metrics.json, with "split" and "task" added.
     """
-    predictor = load(path)
-    records, name = records_to_score(Path(path), data, split, predictor)
+    predictor = load(path, head, trust_remote_code)
+    records, letters, name = records_to_score(Path(path), data, split, predictor, columns)
+    for sentence in [*letters, *trained_on(RunFolder(Path(path)), records)]:
+        say(sentence)
     say(f"scoring {len(records)} sequences ({name})")
     drops = data is None and RunFolder(Path(path)).read_config().data.unseen_classes == "drop"
     dataset = predictor.dataset(records, labelled=True, unseen="missing" if drops else "error")
+    for sentence in length_sentences({name: dataset}):
+        say(sentence)
     evaluation = evaluation_of(predictor, dataset, predictor.outputs(dataset))
     return {"task": predictor.labels.task.value, "split": name} | evaluation.to_json()
 
 
 def records_to_score(
-    path: Path, data: str | Path | None, split: str | None, predictor: Predictor
-) -> tuple[list[Record], str]:
-    """The records to score and a name for them."""
+    path: Path, data: str | Path | None, split: str | None, predictor: Predictor, columns: Columns | None
+) -> tuple[list[Record], list[str], str]:
+    """The records to score, what happened to their letters, and a name for them."""
     folder = RunFolder(path)
     if data is None:
         config = folder.read_config()
         records = complete_splits(read(config.data), TaskType(config.task), config.training.seed).records
+        check_data(folder, files_sha256([config.data.file, config.data.valid, config.data.test]))
     else:
-        columns = folder.read_config().data.columns if folder.config_file.exists() else Columns()
-        records = load_data(data, columns=columns, labelled=True)
-    records, _ = fit_letters(records, predictor.family.alphabet, predictor.unknown_letters)
+        own = folder.read_config().data.columns if folder.config_file.exists() else Columns()
+        records = load_data(data, columns=columns or own, labelled=True)
+    records, letters = fit_letters(records, predictor.family.alphabet, predictor.unknown_letters)
     parts = by_split(records) if any(each.split for each in records) else {"all": list(records)}
     name = split or ("test" if "test" in parts else "all" if data is not None else "test")
     if name == "all":
-        return list(records), "all"
-    return look_up("split", name, parts), name
+        return list(records), letters.sentences, "all"
+    return look_up("split", name, parts), letters.sentences, name
+
+
+def trained_on(folder: RunFolder, records: Sequence[Record]) -> list[str]:
+    """Says how many of the records the run was trained on, as far as its data are still there to tell."""
+    if not folder.config_file.exists():
+        return []
+    config = folder.read_config()
+    if not all(Path(each).exists() for each in (config.data.file, config.data.valid, config.data.test) if each):
+        return []
+    known = complete_splits(read(config.data), TaskType(config.task), config.training.seed).records
+    seen = {each.sequence for each in known if each.split == "train"}
+    count = sum(each.sequence in seen for each in records)
+    return (
+        [f"{count} of these {len(records)} sequences were trained on: results look better than they are"]
+        if count
+        else []
+    )
 
 
 def predict(
@@ -381,14 +449,21 @@ def predict(
     data: str | Path,
     out: str | Path,
     *,
-    sequence_column: str = "sequence",
-    id_column: str = "id",
+    sequence_column: str | None = None,
+    id_column: str | None = None,
+    head: nn.Module | None = None,
+    trust_remote_code: bool = False,
     each_batch: Callable[[int], Any] | None = None,
 ) -> Answered:
-    """Predict for every sequence of a file and write a table; returns what was answered."""
+    """Predict for every sequence of a file and write a table; returns what was answered.
+
+    sequence_column, id_column: by default those of the run.
+    """
     check_files(data, out)
-    predictor = load(path)
-    columns = Columns(sequence=sequence_column, id=id_column, extra=predictor.extra_columns)
+    predictor = load(path, head, trust_remote_code)
+    folder = RunFolder(Path(path))
+    own = folder.read_config().data.columns if folder.config_file.exists() else Columns()
+    columns = Columns(sequence_column or own.sequence, id=id_column or own.id, extra=predictor.extra_columns)
     records = in_alphabet(read_records(data, columns, labelled=False), predictor)
     return write_predictions(predictor, records, out, each_batch)
 
@@ -409,13 +484,20 @@ def in_alphabet(records: Iterator[Record], predictor: Predictor) -> Iterator[Rec
     yield from chain(first, records)
 
 
-def embed(name: str, data: str | Path, out: str | Path, *, each_batch: Callable[[int], Any] | None = None) -> Answered:
+def embed(
+    name: str,
+    data: str | Path,
+    out: str | Path,
+    *,
+    trust_remote_code: bool = False,
+    each_batch: Callable[[int], Any] | None = None,
+) -> Answered:
     """Write the mean hidden state over residues of every sequence; returns what was answered.
 
     name: a run folder (its tuned backbone) or anything `--model` takes.
     """
     check_files(data, out)
-    predictor = embedder(name)
+    predictor = embedder(name, trust_remote_code)
     records = in_alphabet(read_records(data, labelled=False), predictor)
 
     def row(record: Record, output: np.ndarray) -> list[dict[str, Any]]:
@@ -425,14 +507,14 @@ def embed(name: str, data: str | Path, out: str | Path, *, each_batch: Callable[
     return write_predictions(predictor, records, out, each_batch, rows=row)
 
 
-def embedder(name: str) -> Predictor:
+def embedder(name: str, trust_remote_code: bool = False) -> Predictor:
     """A predictor whose outputs are the mean hidden states over residues."""
     if (Path(name) / "run.yaml").exists() or (Path(name) / "plft.json").exists():
-        trained = load(name)
+        trained = load(name, trust_remote_code=trust_remote_code)
         backbone: Any = trained.model.backbone
         tokenizer, limit = trained.tokenizer, trained.max_residues
     else:
-        checkpoint = resolve(name)
+        checkpoint = resolve(name, trust_remote_code=trust_remote_code)
         tokenizer, limit = checkpoint.residue_tokenizer, longest_input(checkpoint.family)
         backbone = checkpoint.load_backbone()
     width = backbone.config.hidden_size
@@ -450,7 +532,7 @@ class MeanState(nn.Module):
         return mean_over_residues(hidden_states, attention_mask.bool())
 
 
-def finetune(config: RunConfig | Mapping[str, Any] | str | Path, out: str | Path, **options: Any) -> Run:
+def finetune(config: RunConfig | Mapping[str, Any] | str | Path, out: str | Path = "run", **options: Any) -> Run:
     """Train from Python. config: a RunConfig, plain values in its shape, or a YAML file.  options: as for `train`."""
     if isinstance(config, str | Path):
         config = load_config(config)

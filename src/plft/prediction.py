@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from plft.alphabet import ALPHABETS, clean, tidy
+from plft.alphabet import ALPHABETS, clean, tidy, unknown_letters
 from plft.dataset import SequenceDataset, build_dataset
 from plft.errors import PlftError
 from plft.families import Family
@@ -53,6 +53,11 @@ class Predictor:
         policy = "error" if self.unknown_letters == "error" else "map"  # an input is never dropped without an answer
         alphabet = ALPHABETS[self.family.alphabet]
         return replace(record, sequence=clean(tidy(record.sequence), alphabet, policy, record.place).sequence)
+
+    def count_unknown(self, records: Iterable[Record]) -> int:
+        """Letters of the records that the family's alphabet lacks."""
+        alphabet = ALPHABETS[self.family.alphabet]
+        return sum(len(unknown_letters(tidy(each.sequence), alphabet)) for each in records)
 
     def dataset(self, records: Sequence[Record], *, labelled: bool, unseen: str = "error") -> SequenceDataset:
         """Tokenise records for this model."""
@@ -184,6 +189,7 @@ class Answered:
     truncated: int = 0
     windowed: int = 0
     max_residues: int = 0
+    unknown_letters: int = 0
 
     @property
     def sentences(self) -> list[str]:
@@ -191,6 +197,8 @@ class Answered:
         longer = f"sequences are longer than {self.max_residues} residues and"
         found = [f"{self.sequences:,} sequences answered"]
         found += [f"{self.truncated:,} {longer} were answered from their first part"] if self.truncated else []
+        letters = f"{self.unknown_letters:,} letters are not in the alphabet and were read as X or N"
+        found += [letters] if self.unknown_letters else []
         return found + ([f"{self.windowed:,} {longer} were answered in overlapping windows"] if self.windowed else [])
 
 
@@ -217,13 +225,17 @@ def write_predictions(
                 sequences=answered.sequences + len(chunk),
                 truncated=answered.truncated + dataset.truncated,
                 windowed=answered.windowed + dataset.windowed,
+                unknown_letters=answered.unknown_letters + predictor.count_unknown(chunk),
             )
     return answered
 
 
-def choose_device(model: nn.Module) -> torch.device:
+def choose_device(model: Any) -> torch.device:
     """Move the model to the best device there is and return it; 4-bit models stay where they were loaded."""
     name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    if not any(type(each).__name__ == "Linear4bit" for each in model.modules()):
-        model.to(name)
-    return next(model.parameters()).device
+    if any(type(each).__name__ == "Linear4bit" for each in model.modules()):
+        device = next(model.backbone.parameters()).device
+        model.head.to(device)  # only the backbone is quantised, and only it was placed by transformers
+        return device
+    model.to(name)
+    return torch.device(name)

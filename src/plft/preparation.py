@@ -86,7 +86,7 @@ def prepare(config: RunConfig, say: Say = quiet, custom_head: bool = False) -> P
         split.sentence,
         *letters.sentences,
         *length_sentences(datasets),
-        *unseen_sentences(config.data, parts, datasets, labels),
+        *unseen_sentences(config.data, parts, labels),
         *(f"{name} holds no label, so it is not scored" for name, each in datasets.items() if not each.has_labels),
         *findings.warnings,
         *([checkpoint.family.note] if not checkpoint.family.is_known else []),
@@ -263,32 +263,17 @@ def length_sentences(datasets: Mapping[str, SequenceDataset]) -> list[str]:
     return sentences + ([f"{windowed} {longer} were cut into overlapping windows"] if windowed else [])
 
 
-def unseen_sentences(
-    data: DataConfig,
-    parts: Mapping[str, list[Record]],
-    datasets: Mapping[str, SequenceDataset],
-    labels: LabelSpace,
-) -> list[str]:
+def unseen_sentences(data: DataConfig, parts: Mapping[str, list[Record]], labels: LabelSpace) -> list[str]:
     """Which labels were left out because training holds no such class."""
     if data.unseen_classes == "error":
         return []
-    unseen = unseen_classes(parts, datasets, labels)
-    names = first_three([f"{name} ({count})" for name, count in unseen.items()])
-    return [f"labels of classes that training does not hold were left out: {names}"] if unseen else []
+    names = first_three([f"{name} ({count})" for name, count in unseen_classes(parts, labels).items()])
+    return [f"labels of classes that training does not hold were left out: {names}"] if names else []
 
 
-def unseen_classes(
-    parts: Mapping[str, list[Record]], datasets: Mapping[str, SequenceDataset], labels: LabelSpace
-) -> dict[str, int]:
-    """Classes of sequence labels that training lacks, with how many records hold them."""
-    if labels.task is not TaskType.SEQ_CLASSIFICATION:
-        return {}
-    counts: Counter[str] = Counter()
-    for name, part in parts.items():
-        for record, target in zip(part, datasets[name].targets(), strict=True):
-            if target < 0 and isinstance(record.label, str) and record.label.strip():
-                counts[record.label.strip()] += 1
-    return dict(counts)
+def unseen_classes(parts: Mapping[str, list[Record]], labels: LabelSpace) -> dict[str, int]:
+    """Classes that training lacks, with how many records hold them."""
+    return dict(Counter(name for part in parts.values() for record in part for name in sorted(labels.unseen(record))))
 
 
 def files_sha256(files: Iterable[str | None]) -> str:

@@ -10,6 +10,7 @@ A model folder (``RUN/model``, or what `plft export` writes) holds:
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import re
@@ -17,16 +18,17 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
 
-from plft.checkpoints import Checkpoint, resolve
+from plft.checkpoints import SHORT_NAMES, Checkpoint, check_loaded, resolve
 from plft.config import ModelConfig, RunConfig, TuningConfig, load_config, make_config, to_yaml
 from plft.dataset import longest_input
 from plft.errors import PlftError
@@ -77,9 +79,11 @@ class RunFolder:
         return self.path / "checkpoints"
 
     @property
-    def data_file(self) -> Path:
-        """Which record went into which split: id, row and split."""
-        return self.path / "splits.csv"
+    def everything(self) -> tuple[Path, ...]:
+        """All that a run writes, and so all that --overwrite may delete."""
+        files = (self.config_file, self.metrics_file, self.history_file, self.environment_file)
+        pages = (self.path / "report.html", self.path / "README.md")
+        return (*files, *pages, self.model, self.checkpoints, self.path / "predictions")
 
     def predictions_file(self, split: str) -> Path:
         """Predictions of one split."""
@@ -94,10 +98,6 @@ class RunFolder:
     def write_config(self, config: RunConfig) -> None:
         """Write run.yaml."""
         write_text(self.config_file, to_yaml(config))
-
-    def read_json(self, file: Path) -> dict[str, Any]:
-        """Read one of the JSON files; a missing or damaged one is a PlftError."""
-        return read_json(file)
 
 
 def write_text(file: Path, text: str) -> None:
@@ -143,10 +143,18 @@ def new_folder(target: Path) -> Iterator[Path]:
         yield partial
         if target.exists():
             shutil.rmtree(target)
-        os.chmod(partial, 0o755)
+        share(partial)
         os.replace(partial, target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def share(folder: Path) -> None:
+    """Give files and folders the usual rights: safetensors and temporary folders are made for their owner alone."""
+    umask = os.umask(0)
+    os.umask(umask)
+    for each in (folder, *folder.rglob("*")):
+        each.chmod((0o777 if each.is_dir() else 0o666) & ~umask)
 
 
 @dataclass(frozen=True)
@@ -168,7 +176,6 @@ class ModelCard:
     extra_columns: list[str] = field(default_factory=list)
     backbone: str | None = None
     custom_head: str | None = None
-    precision: str = "fp32"
     seed: int = 0
     format: int = FORMAT
 
@@ -188,7 +195,9 @@ def build_model(
     quantization = quantization_config() if method.quantizes else None
     backbone = checkpoint.load_backbone(quantization_config=quantization, seed=seed)
     tuned = apply(backbone, checkpoint.family, tuning)
-    if head is None:
+    if head is not None:
+        head = copy.deepcopy(head)  # a head of the user's own is a pattern: training one model must not change another
+    else:
         head = build_head(
             model.head,
             checkpoint.width,
@@ -229,10 +238,12 @@ def save_model(folder: Path, model: Any, card: ModelCard, checkpoint: Checkpoint
         write_json(partial / "plft.json", content)
 
 
-def load_predictor(folder: Path, head: nn.Module | None = None) -> Predictor:
+def load_predictor(folder: Path, head: nn.Module | None = None, trust_remote_code: bool = False) -> Predictor:
     """Build the model of a model folder again, with exactly the weights it was saved with.
 
-    head: needed when the run used a head of your own.  A missing, damaged or foreign file is a PlftError.
+    head: needed when the run used a head of your own.  trust_remote_code: consent to run code that the base model
+    brings along; whoever loads must give it, a folder cannot give it for itself.
+    A missing, damaged or foreign file is a PlftError.
     """
     card = read_card(folder)
     if card.custom_head and head is None:
@@ -240,7 +251,7 @@ def load_predictor(folder: Path, head: nn.Module | None = None) -> Predictor:
             f"{folder}: made with a head of your own ({card.custom_head}). Pass it: plft.load(..., head=...)."
         )
     labels = LabelSpace.from_json(card.labels)
-    checkpoint = base_checkpoint(folder, card)
+    checkpoint = base_checkpoint(folder, card, trust_remote_code)
     tuning = TuningConfig(**card.tuning)
     model = build_model(checkpoint, labels, ModelConfig(**card.model), tuning, head=head, seed=card.seed)
     if find_method(tuning.method).is_peft:
@@ -262,12 +273,12 @@ def load_predictor(folder: Path, head: nn.Module | None = None) -> Predictor:
     )
 
 
-def load_anything(path: str | Path, head: nn.Module | None = None) -> Predictor:
+def load_anything(path: str | Path, head: nn.Module | None = None, trust_remote_code: bool = False) -> Predictor:
     """Load a run folder, a model folder, an exported folder, or a checkpoint with a classification head of its own."""
     folder = Path(path)
     for candidate in (folder, folder / "model"):
         if (candidate / "plft.json").exists():
-            return load_predictor(candidate, head)
+            return load_predictor(candidate, head, trust_remote_code)
     if (folder / "run.yaml").exists():
         raise PlftError(f"{folder} is a run without a trained model. Finish it with plft train --resume.")
     if folder.is_dir() and not (folder / "config.json").exists():
@@ -275,12 +286,24 @@ def load_anything(path: str | Path, head: nn.Module | None = None) -> Predictor:
             f"{folder} is neither a run nor a model: it has no run.yaml, plft.json or config.json. "
             "Give the folder of plft train --out."
         )
-    return ready_made(str(path))
+    if not folder.exists() and means_a_folder(str(path)):
+        raise PlftError(
+            f"There is no run folder '{path}'. Give the folder of plft train --out, "
+            "or the hub id of a checkpoint that has its own head."
+        )
+    return ready_made(str(path), trust_remote_code)
 
 
-def ready_made(name: str) -> Predictor:
+def means_a_folder(name: str) -> bool:
+    """Whether a name that is no folder was meant as one, rather than as a hub id or one of our names."""
+    if name.startswith(("scratch:", "builtin:")) or name.partition("@")[0] in SHORT_NAMES:
+        return False
+    return "/" not in name or name.startswith((".", "/", "~")) or Path(name).parent.is_dir()
+
+
+def ready_made(name: str, trust_remote_code: bool = False) -> Predictor:
     """A predictor from a transformers checkpoint that is a sequence or token classifier already."""
-    checkpoint = resolve(name)
+    checkpoint = resolve(name, trust_remote_code=trust_remote_code)
     kind = next(iter(checkpoint.config.architectures or [""]))
     loaders = {
         "ForSequenceClassification": AutoModelForSequenceClassification,
@@ -291,7 +314,15 @@ def ready_made(name: str) -> Predictor:
         raise PlftError(
             f"{name} has no trained head ({kind or 'unknown kind'}): give a run folder, or train one with plft train."
         )
-    model = loader.from_pretrained(str(checkpoint.folder), config=checkpoint.config, use_safetensors=True)
+    model, info = loader.from_pretrained(
+        str(checkpoint.folder),
+        config=checkpoint.config,
+        use_safetensors=True,
+        dtype=torch.float32,  # a checkpoint kept in fp16 would otherwise compute in it
+        trust_remote_code=checkpoint.trust_remote_code,
+        output_loading_info=True,
+    )
+    check_loaded(name, model, info)
     tokenizer = checkpoint.residue_tokenizer
     return Predictor(
         model=ReadyMadeModel(model).eval(),
@@ -331,6 +362,11 @@ def read_card(folder: Path) -> ModelCard:
         raise PlftError(
             f"{folder}: written by another version of plft (format {content.get('format')}, this one reads {FORMAT})."
         )
+    unknown = sorted(content.keys() - {each.name for each in fields(ModelCard)})
+    if unknown:
+        raise PlftError(
+            f"{folder}: written by another version of plft ('{unknown[0]}' is not known). Use that version."
+        )
     try:
         card = ModelCard(**content)
         check_card(card)
@@ -349,14 +385,12 @@ def check_card(card: ModelCard) -> None:
         card.base[name]
 
 
-def base_checkpoint(folder: Path, card: ModelCard) -> Checkpoint:
+def base_checkpoint(folder: Path, card: ModelCard, trust_remote_code: bool) -> Checkpoint:
     """The backbone to build on: the folder's own, or the base model, which must still be the same."""
     if card.backbone is not None:
-        return resolve(str((folder / card.backbone).resolve()))
+        return resolve(str((folder / card.backbone).resolve()), trust_remote_code=trust_remote_code)
     base = card.base
-    checkpoint = resolve(
-        base["name"], revision=base["revision"], trust_remote_code=base.get("trust_remote_code", False)
-    )
+    checkpoint = resolve(base["name"], revision=base["revision"], trust_remote_code=trust_remote_code)
     if base["sha256"] and checkpoint.sha256 != base["sha256"]:
         raise PlftError(
             f"The base model {base['name']} is not the one this run was trained on (its weights have another sha256). "
@@ -366,13 +400,22 @@ def base_checkpoint(folder: Path, card: ModelCard) -> Checkpoint:
 
 
 def load_adapter(backbone: Any, folder: Path) -> None:
-    """Load peft's weights into an already wrapped backbone."""
-    from peft import set_peft_model_state_dict
+    """Load peft's weights into an already wrapped backbone; each must be there and fit, or it is a PlftError."""
+    from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
     state = read_weights(folder / "adapter_model.safetensors")
-    result = set_peft_model_state_dict(backbone, state)
-    if result.unexpected_keys:
-        raise PlftError(f"{folder}: weight '{result.unexpected_keys[0]}' does not fit this model.")
+    own = get_peft_model_state_dict(backbone, save_embedding_layers=False)
+    wrong = {name for name in own.keys() | state.keys() if shape_of(own, name) != shape_of(state, name)}
+    if wrong:
+        raise PlftError(
+            f"{folder}: weight '{min(wrong)}' is missing or does not fit this model. Copy the folder again."
+        )
+    set_peft_model_state_dict(backbone, state)
+
+
+def shape_of(state: dict[str, Any], name: str) -> tuple[int, ...] | None:
+    """Shape of a weight, None where there is none of that name."""
+    return tuple(state[name].shape) if name in state else None
 
 
 def read_weights(file: Path) -> dict[str, Any]:
@@ -385,10 +428,12 @@ def read_weights(file: Path) -> dict[str, Any]:
         raise PlftError(f"{file} is damaged and cannot be read ({error}). Copy the folder again.") from None
 
 
-def export_model(folder: Path, target: Path) -> None:
+def export_model(folder: Path, target: Path, trust_remote_code: bool = False) -> None:
     """Write a stand-alone transformers folder: adapters merged, tokenizer, head and labels beside the weights.
 
-    `AutoModel.from_pretrained(target)` loads the backbone, and `plft predict target ...` the whole model.
+    `AutoModel.from_pretrained(target)` loads the backbone (for T5 `T5EncoderModel`), and `plft predict target ...` the
+    whole model.  A QLoRA adapter is merged into the base model's full-precision weights, so its predictions differ
+    slightly from those of the 4-bit run.
     """
     card = read_card(folder)
     method = find_method(card.tuning["method"])
@@ -399,7 +444,7 @@ def export_model(folder: Path, target: Path) -> None:
     tuning = dict(card.tuning) | (
         {"method": "lora"} if method.quantizes else {}
     )  # merged in full precision, not in 4 bits
-    checkpoint = base_checkpoint(folder, card)
+    checkpoint = base_checkpoint(folder, card, trust_remote_code)
     labels = LabelSpace.from_json(card.labels)
     head = None if card.custom_head is None else nn.Identity()
     model = build_model(

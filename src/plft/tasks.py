@@ -45,7 +45,7 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 def squared_error(logits: Tensor, labels: Tensor) -> Tensor:
     """Squared error per target. logits: (..., 1) for labels (...), or the labels' own shape; NaN labels give 0."""
     known = torch.nan_to_num(labels)
-    return (logits.float().view(labels.shape) - known).square() * ~labels.isnan()
+    return (logits.float().reshape(labels.shape) - known).square() * ~labels.isnan()
 
 
 def binary_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:

@@ -7,17 +7,29 @@ residues come from character offsets, or from the token strings when the tokeniz
 
 from __future__ import annotations
 
+import json
 import re
 import string
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
 from plft.errors import PlftError
-from plft.families import AMINO_ACIDS, NUCLEOTIDES, Family, Spelled, spell
+from plft.families import (
+    AMINO_ACIDS,
+    FAMILIES,
+    NUCLEOTIDES,
+    Family,
+    Spelled,
+    kind_of_vocabulary,
+    recognise,
+    spell,
+)
 
 Speller = Callable[[str], Spelled]
 Alone = tuple[tuple[int, ...], int, tuple[int, ...]]
@@ -156,6 +168,43 @@ def residue_spans(tokenizer: Any, family: Family, sequence: str) -> tuple[list[i
     """Return the token ids of a sequence, and the residues of every token: (tokens, 2) int32, empty for specials."""
     (encoded,) = _through_tokenizer(tokenizer, family, partial(spell, family), [sequence])
     return encoded.input_ids.tolist(), encoded.spans
+
+
+# -- which family a tokenizer belongs to -------------------------------------------------------------------------------
+
+_MARKS = {"[CLS]": "bert", "<cls>": "esm", "<s>": "unknown", "</s>": "t5"}  # the first one in the vocabulary decides
+
+
+def family_of(tokenizer: Any, config: Any = None) -> Family | None:
+    """Return the family of a tokenizer whose model is not at hand; None where it cannot be told.
+
+    config: the model's; by default the config.json in the folder that the tokenizer came from.  Without either the kind
+    of vocabulary and the special tokens decide, where they leave no doubt about the spelling.
+    """
+    vocab, name = tokenizer.get_vocab(), str(getattr(tokenizer, "name_or_path", ""))
+    config = _config_beside(name) if config is None else config
+    if config is not None:
+        return recognise(config, vocab, name)
+    family = recognise(_likely_config(tokenizer, vocab, name), vocab, name)
+    return family if family.is_known else None
+
+
+def _config_beside(name: str) -> SimpleNamespace | None:
+    file = Path(name) / "config.json"
+    return SimpleNamespace(**json.loads(file.read_text(encoding="utf-8"))) if name and file.is_file() else None
+
+
+def _likely_config(tokenizer: Any, vocab: Mapping[str, int], name: str) -> SimpleNamespace:
+    kind = kind_of_vocabulary(vocab)
+    rows = [row for row in FAMILIES.values() if kind in row.vocabularies]
+    model_type = next((model for mark, model in _MARKS.items() if mark in vocab), "unknown")
+    if len(rows) == 1:
+        model_type = rows[0].model_types[0]
+    elif type(tokenizer).__name__.startswith("Esmc"):
+        model_type = "esmc"
+    # of the ESM models of single residues only the first generation numbers positions absolutely
+    rotary = model_type == "esm" and kind == "residues" and "esm1" not in name.lower()
+    return SimpleNamespace(model_type=model_type, position_embedding_type="rotary" if rotary else "absolute")
 
 
 def _within(encoded: Encoded, max_tokens: int | None) -> Encoded:

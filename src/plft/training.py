@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import time
@@ -28,19 +29,37 @@ from transformers import (
 )
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import EvalLoopOutput, unwrap_peft_model
+from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, unwrap_peft_model
 from transformers.utils import SAFE_WEIGHTS_NAME
 
-from plft.batching import Collator, TrainingBatches, default_budget, sorted_batches
+from plft.batching import Collator, TrainingBatches, default_budget, share_of, sorted_batches
 from plft.config import TrainingConfig
 from plft.dataset import SequenceDataset
 from plft.errors import PlftError, look_up
 from plft.families import Family
 from plft.labels import LabelSpace, TaskType
 from plft.metrics import METRICS, point
-from plft.model import keep_outputs, load_trained_state, run_batches, trained_state
-from plft.tasks import TASKS, target_weights
+from plft.model import (
+    is_wrapped_by_peft,
+    keep_outputs,
+    load_trained_state,
+    run_batches,
+    train_the_head,
+    trained_state,
+)
+from plft.tasks import NO_CLASS, TASKS, target_weights
 
+TRAINER_OPTIONS = ("compute_metrics", "optimizers", "optimizer_cls_and_kwargs")
+DEFAULT_ARGUMENTS: dict[str, Any] = {
+    "output_dir": "trainer",
+    "num_train_epochs": 10,
+    "per_device_train_batch_size": 8,
+    "learning_rate": 1e-4,
+    "eval_strategy": "epoch",
+    "save_strategy": "epoch",
+    "report_to": "none",
+    "disable_tqdm": True,
+}
 EVALUATION_SHARE = 4  # evaluation keeps no activations: its batches hold this many times the training budget
 
 
@@ -55,10 +74,12 @@ class EpochLoader(DataLoader):
 class SequenceTaskTrainer(Trainer):
     """The transformers Trainer for sequence and residue tasks.
 
-    model: a `PLMTaskModel`, or what `peft.get_peft_model` made of one (its head trains also then).  train_dataset,
-    eval_dataset, test_dataset: `SequenceDataset`s.  args: TrainingArguments; without them they are made from
-    output_dir, num_train_epochs, per_device_train_batch_size (sequences of average length), learning_rate,
-    eval_strategy, save_strategy and any other of its fields in `more`.  token_budget: tokens per batch instead.
+    model: a `PLMTaskModel`, or what `peft.get_peft_model` made of one (its head trains and is saved also then).
+    train_dataset, eval_dataset, test_dataset: `SequenceDataset`s.  args: TrainingArguments; without them they are made
+    from the fields in `more`, with the defaults in `DEFAULT_ARGUMENTS`.  Their per_device_train_batch_size counts
+    sequences of average length; token_budget: tokens per batch instead.  compute_metrics, optimizers and
+    optimizer_cls_and_kwargs in `more` are the Trainer's own; compute_metrics gets probabilities, or values in the
+    labels' units, one array per sequence, and adds to the metrics there are.
     """
 
     def __init__(
@@ -70,29 +91,16 @@ class SequenceTaskTrainer(Trainer):
         eval_dataset: SequenceDataset | None = None,
         test_dataset: SequenceDataset | None = None,
         tokenizer: Any = None,
-        output_dir: str | Path = "trainer",
-        num_train_epochs: float = 10,
-        per_device_train_batch_size: int = 8,
-        learning_rate: float = 1e-4,
-        eval_strategy: str = "epoch",
-        save_strategy: str = "epoch",
         token_budget: int | None = None,
         callbacks: list[TrainerCallback] | None = None,
         **more: Any,
     ) -> None:
-        if args is None:
-            args = TrainingArguments(
-                output_dir=str(output_dir),
-                num_train_epochs=num_train_epochs,
-                learning_rate=learning_rate,
-                eval_strategy="no" if eval_dataset is None else eval_strategy,
-                save_strategy=save_strategy,
-                **{"report_to": "none", "disable_tqdm": True, "use_cpu": not has_accelerator(), **more},
-            )
+        options = {name: more.pop(name) for name in TRAINER_OPTIONS if name in more}
+        args = arguments_from(args, more, can_evaluate=eval_dataset is not None)
         train_the_head(model)
         args._n_gpu = min(args.n_gpu, 1)  # one process uses one GPU: DataParallel is slower, and sums losses wrongly
         mean = float(train_dataset.lengths.mean())
-        self.token_budget = token_budget or max(int(per_device_train_batch_size * mean), int(mean))
+        self.token_budget = token_budget or int(args.per_device_train_batch_size * mean)
         self.test_dataset = test_dataset
         self.labels = train_dataset.labels
         super().__init__(
@@ -103,6 +111,7 @@ class SequenceTaskTrainer(Trainer):
             data_collator=Collator(train_dataset),
             processing_class=tokenizer,
             callbacks=callbacks,
+            **options,
         )
         self.remove_callback(PrinterCallback)
 
@@ -184,10 +193,13 @@ class SequenceTaskTrainer(Trainer):
         if labels is None:
             raise PlftError("These sequences have no labels to be scored against. Use Predictor.predict for them.")
         batches = sorted_batches(dataset.lengths, self.token_budget * EVALUATION_SHARE)
-        mine = batches[self.args.process_index :: self.args.world_size]
+        mine, n_counted = share_of(batches, self.args.process_index, self.args.world_size)
         outputs: list[Any] = [None] * len(dataset)
         loss = weight = 0.0
-        for indices, inputs, result in run_batches(self.evaluation_model(), dataset, mine, self.precision):
+        results = run_batches(self.evaluation_model(), dataset, mine, self.precision)
+        for turn, (indices, inputs, result) in enumerate(results):
+            if turn >= n_counted:
+                continue
             keep_outputs(outputs, indices, result.logits, dataset, labels)
             if "labels" in inputs:
                 batch_weight = self.weight_of(inputs)
@@ -199,7 +211,12 @@ class SequenceTaskTrainer(Trainer):
         targets = dataset.targets() if dataset.has_labels else None
         metrics = point(labels.task, per_record, targets, labels.classes) if targets is not None else {}
         metrics["loss"] = loss / weight if weight else math.nan
-        metrics = {f"{metric_key_prefix}_{name}": or_worst(name, float(value)) for name, value in metrics.items()}
+        if self.compute_metrics is not None and targets is not None:
+            metrics |= self.compute_metrics(EvalPrediction(per_record, targets))  # type: ignore[arg-type]
+        best = (self.args.metric_for_best_model or "").removeprefix("eval_") if self.is_in_train else ""
+        if best in metrics:
+            metrics[best] = or_worst(best, float(metrics[best]))
+        metrics = {f"{metric_key_prefix}_{name}": float(value) for name, value in metrics.items()}
         return EvalLoopOutput(predictions=per_record, label_ids=targets, metrics=metrics, num_samples=len(per_record))
 
     def evaluation_model(self) -> nn.Module:
@@ -222,6 +239,13 @@ class SequenceTaskTrainer(Trainer):
             for candidates in zip(*(s[0] for s in shares), strict=True)
         ]
         return joined, sum(share[1] for share in shares), sum(share[2] for share in shares)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write the trained weights; of a model in peft's wrapper also the folder that peft reads, head included."""
+        super().save_model(output_dir, _internal_call)
+        whole = self.accelerator.unwrap_model(self.model)
+        if is_wrapped_by_peft(whole) and self.args.should_save and not (_internal_call or self.is_fsdp_enabled):
+            whole.save_pretrained(output_dir or self.args.output_dir)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         """Write what training changed, as safetensors; the frozen rest is where it came from."""
@@ -291,11 +315,18 @@ def readable_checkpoint(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def train_the_head(model: nn.Module) -> None:
-    """Switch the head's gradients on: peft freezes whatever it was not told about, a fresh head included."""
-    for name, parameter in model.named_parameters():
-        if ".head." in f".{name}":
-            parameter.requires_grad_(True)
+def arguments_from(args: TrainingArguments | None, given: dict[str, Any], can_evaluate: bool) -> TrainingArguments:
+    """The arguments as they are, or made from single fields; a PlftError for names that are neither's."""
+    fields = [each.name for each in dataclasses.fields(TrainingArguments) if each.init]
+    for name in given:
+        look_up("argument of the trainer", name, dict.fromkeys([*TRAINER_OPTIONS, *fields]))
+    if args is not None and given:
+        raise PlftError(f"'{next(iter(given))}' is given beside args=. Set it in the TrainingArguments instead.")
+    if args is not None:
+        return args
+    chosen = {**DEFAULT_ARGUMENTS, "use_cpu": not has_accelerator(), **given}
+    chosen["output_dir"] = str(chosen["output_dir"])
+    return TrainingArguments(**chosen if can_evaluate else {**chosen, "eval_strategy": "no"})
 
 
 def get_compute_metrics_fn(
@@ -311,6 +342,8 @@ def get_compute_metrics_fn(
         logits = torch.as_tensor(np.asarray(prediction.predictions))
         values = TASKS[task_type.value].activate(logits).numpy()
         targets = np.asarray(prediction.label_ids)
+        if not task_type.is_classification:
+            targets = np.where(targets == NO_CLASS, np.nan, targets)
         if task_type.is_regression:
             values = values.reshape(targets.shape)
             if targets.ndim == 1:
@@ -497,4 +530,3 @@ def is_complete(checkpoint: Path) -> bool:
         return bool(json.loads((checkpoint / TRAINER_STATE_NAME).read_text()))
     except (OSError, ValueError):
         return False
-

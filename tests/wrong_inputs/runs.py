@@ -99,7 +99,7 @@ FOLDERS = (
     Case(
         "a run that does not exist",
         "predict ./run9 good.csv -o p.csv",
-        "'./run9' is not a folder. Give one that holds config.json, a hub id or a known name.",
+        "There is no run folder './run9'. Give the folder of plft train --out, or the hub id of a checkpoint ...",
     ),
     Case(
         "a run without a model",

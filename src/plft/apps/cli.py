@@ -50,6 +50,9 @@ TaskOption = Annotated[
         help="seq_classification, seq_regression, token_classification, token_regression, seq_multilabel, or auto.",
     ),
 ]
+TrustOption = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Run code that the model brings along (needs a pinned revision).")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 
@@ -156,6 +159,8 @@ def split(
     from plft.tables import TableWriter
 
     path = Path(data)
+    if path.resolve() == out.resolve():
+        raise PlftError(f"{out} is the input, which would be replaced. Choose another --out.")
     if path.is_dir():
         raise PlftError(f"{data} is a folder, whose files are splits already. Give one table or FASTA file.")
     labels = tuple(label_column or ["label"])
@@ -171,10 +176,14 @@ def split(
     way = by if labelled or by != "stratified" else "random"
     made = assign_splits(records, way, task=chosen, seed=seed, valid=valid, test=test, group=group)
     rows = zip(rows_of(path, reader_of(path)), made.records, strict=True)
+    table = [{**row, "split": record.split} for row, record in rows]
+    names = list(dict.fromkeys(name for row in table for name in row))  # JSON lines and FASTA may differ by row
     with TableWriter(out) as write:
-        write({**row, "split": record.split} for row, record in rows)
+        write({name: row.get(name) for name in names} for row in table)
     console.say(made.sentence)
-    console.result(f"{out}\nnext: plft train {out} --out RUN")
+    flags = "".join(f" --label-column {name}" for name in label_column or [])
+    flags += f" --sequence-column {sequence_column}" if sequence_column else ""
+    console.result(f"{out}\nnext: plft train {out}{flags} --out RUN")
 
 
 @app.command(epilog=example("plft train proteins.csv --model scratch:esm2-1m --tune full --out run1"))
@@ -202,10 +211,7 @@ def train(
     split_column: SplitColumnOption = None,
     missing: MissingOption = None,
     unknown_letters: Annotated[str | None, typer.Option(help="map, error or drop.")] = None,
-    trust_remote_code: Annotated[
-        bool,
-        typer.Option("--trust-remote-code", help="Run code that the model brings along (needs a pinned revision)."),
-    ] = False,
+    trust_remote_code: TrustOption = False,
     config: Annotated[Path | None, typer.Option("--config", help="YAML configuration; flags override it.")] = None,
     set: Annotated[list[str] | None, typer.Option("--set", help="Any setting: section.key=value.")] = None,
     resume: Annotated[
@@ -311,15 +317,21 @@ def evaluate(
     split: Annotated[
         str | None, typer.Option(help="Which split; by default test, or the whole file where it has none.")
     ] = None,
+    sequence_column: SequenceOption = None,
+    label_column: LabelOption = None,
+    trust_remote_code: TrustOption = False,
     json: JsonOption = False,
 ) -> None:
     """Metrics with 95 % intervals on the run's own test split or on another labelled file."""
     from plft import console
+    from plft.config import DataConfig
     from plft.metrics import METRICS
     from plft.pipeline import evaluate as evaluate_run
 
     quiet_libraries()
-    scores = evaluate_run(run, data, split=split, say=console.say)
+    named = data_values(data, sequence_column=sequence_column, label_column=label_column)
+    columns = DataConfig(**named).columns if data and len(named) > 1 else None
+    scores = evaluate_run(run, data, split=split, columns=columns, trust_remote_code=trust_remote_code, say=console.say)
     if json:
         console.as_json(scores)
     else:
@@ -335,6 +347,8 @@ def predict(
         Path, typer.Option("-o", "--out", help="Table to write: csv, tsv, jsonl or parquet.", show_default=False)
     ],
     sequence_column: SequenceOption = None,
+    id_column: Annotated[str | None, typer.Option("--id-column", help="Column of the identifiers.")] = None,
+    trust_remote_code: TrustOption = False,
 ) -> None:
     """Predict for every sequence of a file: streamed, in the file's order, written only when complete."""
     from plft import console
@@ -344,7 +358,13 @@ def predict(
     with console.progress_bar() as bar:
         task = bar.add_task("sequences", total=None)
         answered = predict_file(
-            run, data, out, sequence_column=sequence_column or "sequence", each_batch=lambda n: bar.advance(task, n)
+            run,
+            data,
+            out,
+            sequence_column=sequence_column,
+            id_column=id_column,
+            trust_remote_code=trust_remote_code,
+            each_batch=lambda n: bar.advance(task, n),
         )
     for sentence in answered.sentences:
         console.say(sentence)
@@ -358,6 +378,7 @@ def embed(
     out: Annotated[
         Path, typer.Option("-o", "--out", help="Table to write: csv, tsv, jsonl or parquet.", show_default=False)
     ],
+    trust_remote_code: TrustOption = False,
 ) -> None:
     """Write each sequence's mean hidden state over its residues."""
     from plft import console
@@ -366,7 +387,9 @@ def embed(
     quiet_libraries()
     with console.progress_bar() as bar:
         task = bar.add_task("sequences", total=None)
-        answered = embed_file(model, data, out, each_batch=lambda n: bar.advance(task, n))
+        answered = embed_file(
+            model, data, out, trust_remote_code=trust_remote_code, each_batch=lambda n: bar.advance(task, n)
+        )
     for sentence in answered.sentences:
         console.say(sentence)
     console.result(str(out))
@@ -401,6 +424,7 @@ def report(run: Annotated[Path, typer.Argument(help="Run folder.", show_default=
 def export(
     run: Annotated[Path, typer.Argument(help="Run folder.", show_default=False)],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder to make.", show_default=False)],
+    trust_remote_code: TrustOption = False,
 ) -> None:
     """Write a stand-alone transformers folder, adapters merged into the weights."""
     from plft import console
@@ -411,7 +435,7 @@ def export(
         raise PlftError(f"{out} exists. Choose another --out.")
     check_place(out)
     RunFolder(run).read_config()
-    export_model(RunFolder(run).model, out)
+    export_model(RunFolder(run).model, out, trust_remote_code)
     console.result(f"{out}\nnext: plft predict {out} SEQUENCES.fasta -o predictions.csv")
 
 
@@ -465,7 +489,8 @@ def main() -> None:
         console.fail(wording(error))
         sys.exit(1)
     except (KeyboardInterrupt, typer.Abort):
-        sys.stderr.write("\nInterrupted. plft train --resume goes on from the last checkpoint.\n")
+        hint = " plft train --resume goes on from the last checkpoint." if sys.argv[1:2] == ["train"] else ""
+        sys.stderr.write(f"\nInterrupted.{hint}\n")
         sys.exit(130)
     except Exception as error:
         sys.exit(unforeseen(error))
