@@ -28,7 +28,9 @@ from plft import (
     TaskType,
     get_compute_metrics_fn,
 )
+from plft.config import make_config
 from plft.model import load_trained_state, train_the_head
+from plft.preparation import check_head
 
 KINDS = {
     "seq_classification": (TaskType.SEQ_CLASSIFICATION, lambda s, at: at % 2, 2),
@@ -148,6 +150,18 @@ def test_an_adapter_saved_by_hand_comes_back_with_its_head(tmp_path: Path, protb
     loaded = PeftModel.from_pretrained(fresh, tmp_path / "adapter")
     batch = trainer.data_collator(list(datasets["test"]))
     torch.testing.assert_close(loaded.eval()(**batch).logits, model.eval()(**batch).logits, rtol=0, atol=0)
+
+
+def test_adapters_inside_the_head_are_refused_and_left_out_as_the_error_says(protbert: str) -> None:
+    def wrapped(**options: object) -> PeftModel:
+        model = PLMTaskModel("seq_classification", protbert, OwnHead(32, 2))
+        return get_peft_model(model, LoraConfig(target_modules="all-linear", **options))
+
+    with pytest.raises(plft.PlftError, match=r"Pass modules_to_save=\['head'\]"):
+        train_the_head(wrapped())
+    model = wrapped(modules_to_save=["head"])
+    train_the_head(model)
+    assert not any(".head." in name and ".lora_" in name for name, _ in model.named_parameters())
 
 
 def test_a_model_without_peft_comes_back_from_what_the_trainer_saved(tmp_path: Path, protbert: str) -> None:
@@ -321,3 +335,30 @@ def test_finetune_takes_a_yaml_file(tmp_path: Path) -> None:
     plft.finetune(tmp_path / "one" / "run.yaml", tmp_path / "two")
     for file in ("metrics.json", "predictions/test.csv", "model/trained.safetensors", "run.yaml"):
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes(), file
+
+
+@pytest.mark.parametrize(
+    ("sections", "name"),
+    [
+        ({"model": {"head": "mlp", "head_kernel": 5}}, "model.head_kernel"),
+        ({"model": {"head": "linear", "head_layers": 2}}, "model.head_layers"),
+        ({"model": {"head": "linear", "head_width": 8}}, "model.head_width"),
+        ({"model": {"head": "light_attention", "pooling": "max"}}, "model.pooling"),
+        ({"data": {"extra_columns": ["ph"]}}, "data.extra_columns"),
+    ],
+)
+def test_settings_that_a_head_would_ignore_are_refused(sections: dict, name: str) -> None:
+    config = make_config({"data": {"file": "data.csv"} | sections.get("data", {}), "model": sections.get("model", {})})
+    with pytest.raises(plft.PlftError, match=f"{name} has no effect"):
+        check_head(config, TaskType.SEQ_CLASSIFICATION, custom_head=False)
+    check_head(config, TaskType.SEQ_CLASSIFICATION, custom_head=True)
+
+
+def test_pooling_is_refused_in_a_residue_task_but_for_the_default_that_run_yaml_states() -> None:
+    def check(pooling: str) -> None:
+        config = make_config({"data": {"file": "data.csv"}, "model": {"pooling": pooling}})
+        check_head(config, TaskType.TOKEN_CLASSIFICATION, custom_head=False)
+
+    check("mean")
+    with pytest.raises(plft.PlftError, match="no effect with the head mlp in a residue task"):
+        check("max")

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -123,3 +127,33 @@ def test_prediction_says_how_many_letters_it_mapped(finished: Path, tmp_path: Pa
     done = plft("predict", str(finished), str(tmp_path / "new.fasta"), "-o", str(tmp_path / "out.csv"))
     assert done.code == 0, done.err
     assert "3 letters are not in the alphabet" in done.err
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_with_130_and_says_how_to_go_on(tmp_path: Path) -> None:
+    data = small_run.write_table(tmp_path / "data.csv")
+    words = ["train", str(data), "--model", "scratch:tiny-esm2", "--epochs", "5000", "--out", str(tmp_path / "run")]
+    process = subprocess.Popen([sys.executable, "-m", "plft", *words], stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 100
+    while not (tmp_path / "run" / "checkpoints").exists() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "plft train --resume goes on" in err
+
+
+def test_max_steps_does_not_lengthen_a_run(tmp_path: Path) -> None:
+    data = small_run.write_table(tmp_path / "data.csv")
+    train(small_run.config(data, training={"epochs": 1, "max_steps": 500}), tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "environment.json").read_text())["epochs"] == 1
+
+
+def test_scoring_training_sequences_is_said(finished: Path) -> None:
+    done = plft("evaluate", str(finished), str(finished.parent / "data.csv"), "--split", "train")
+    assert done.code == 0, done.err
+    assert "36 of these 36 sequences were trained on" in done.err
+
+
+def test_saved_files_may_be_read_by_others(finished: Path) -> None:
+    assert all(each.stat().st_mode & 0o044 == 0o044 for each in (finished / "model").rglob("*.safetensors"))

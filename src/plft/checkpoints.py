@@ -128,7 +128,7 @@ class Checkpoint:
         if quantization_config is None:
             return backbone.to(dtype)
         with tempfile.TemporaryDirectory() as folder:  # transformers quantises only while it reads a file
-            with _quiet():
+            with quiet_transformers():
                 backbone.save_pretrained(folder)
             return _load(Path(folder), self, dtype, quantization_config)
 
@@ -395,7 +395,7 @@ def _load(folder: Path, checkpoint: Checkpoint, dtype: torch.dtype, quantization
     if quantization_config is not None:
         options["quantization_config"] = quantization_config
     try:
-        with _quiet():
+        with quiet_transformers():
             backbone, info = _auto_class(config).from_pretrained(
                 folder, config=config, use_safetensors=True, output_loading_info=True, **options
             )
@@ -423,7 +423,7 @@ def check_loaded(name: str, backbone: nn.Module, info: dict[str, Any]) -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
     """Keep transformers from printing: its report on a checkpoint names the head left out on purpose, and alarms."""
     verbosity, has_bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()

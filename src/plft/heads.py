@@ -220,7 +220,10 @@ class LightAttentionHead(nn.Module):
 
 @dataclass(frozen=True)
 class HeadRow:
-    """One row of the head table. `labels_residues` says whether it can give one output per residue."""
+    """One row of the head table.
+
+    labels_residues: whether it can give one output per residue.  ignores: settings of a model that do nothing to it.
+    """
 
     name: str
     build: Callable[..., nn.Module]
@@ -228,15 +231,23 @@ class HeadRow:
     pooling: str
     hidden_layers: int
     labels_residues: bool = True
+    ignores: tuple[str, ...] = ()
 
 
 HEADS: dict[str, HeadRow] = {
     row.name: row
     for row in (
-        HeadRow("mlp", MLPHead, "perceptron: dropout, linear, tanh", "mean", 1),
-        HeadRow("linear", LinearHead, "one linear layer", "mean", 0),
+        HeadRow("mlp", MLPHead, "perceptron: dropout, linear, tanh", "mean", 1, ignores=("head_kernel",)),
+        HeadRow(
+            *("linear", LinearHead, "one linear layer", "mean", 0),
+            ignores=("head_kernel", "head_layers", "head_width"),
+        ),
         HeadRow("cnn", CNNHead, "convolutions along the sequence", "max", 2),
-        HeadRow("light_attention", LightAttentionHead, "light attention (Staerk et al. 2021)", "attention", 1, False),
+        HeadRow(
+            *("light_attention", LightAttentionHead, "light attention (Staerk et al. 2021)", "attention", 1),
+            labels_residues=False,
+            ignores=("pooling",),
+        ),
     )
 }
 
@@ -249,7 +260,7 @@ def build_head(name: str, input_dim: int, output_dim: int, *, residues: bool, **
     """
     row = look_up("head", name, HEADS)
     given = {key: value for key, value in options.items() if value is not None}
-    if name in ("mlp", "linear"):
+    if "head_kernel" in row.ignores:
         given.pop("kernel_size", None)
     return row.build(
         input_dim=input_dim,

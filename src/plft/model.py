@@ -174,11 +174,17 @@ def train_the_head(model: Any) -> None:
     """
     if not is_wrapped_by_peft(model):
         return
+    from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils import ModulesToSaveWrapper
 
     inner, config = model.get_base_model(), model.peft_config[model.active_adapter]
     if isinstance(inner.head, ModulesToSaveWrapper):
         return
+    if any(isinstance(each, BaseTunerLayer) for each in inner.head.modules()):
+        raise PlftError(
+            "peft's target_modules reach into the head, which trains as a whole. "
+            "Pass modules_to_save=['head'] in the peft configuration too."
+        )
     if not hasattr(config, "modules_to_save"):  # prompt learning: nothing but the prompts is saved
         inner.head.requires_grad_(True)
         return

@@ -151,6 +151,8 @@ def run_training(
     model: Any = build(prepared, head)
     trainable, total = count_parameters(model)
     say(f"{trainable:,} of {total:,} parameters train ({trainable / total:.2%}); {precision}, {why}")
+    if prepared.checkpoint.is_scratch and config.tuning.method != "full":
+        say(f"the model starts from random weights, most of which {config.tuning.method} leaves random; full trains all")
     environment = describe(prepared, precision, (trainable, total), command)
     before = read_json(folder.environment_file) if resume and folder.environment_file.exists() else {}
     if is_main():

@@ -143,10 +143,22 @@ def decide_task(config: RunConfig, records: Sequence[Record]) -> tuple[TaskType,
 
 
 def check_head(config: RunConfig, task: TaskType, custom_head: bool) -> None:
-    """Refuse a head that does not fit the task."""
+    """Refuse a head that does not fit the task, and settings that it would ignore."""
     row = look_up("head", config.model.head, HEADS)
-    if task.is_residue and not row.labels_residues and not custom_head:
+    if custom_head:
+        return
+    if task.is_residue and not row.labels_residues:
         raise PlftError(f"The head {row.name} pools the sequence and cannot label residues. Use cnn, mlp or linear.")
+    if config.data.extra_columns:
+        raise PlftError(
+            f"data.extra_columns has no effect: the head {row.name} does not use them. "
+            "Remove it, or pass a head of your own from Python."
+        )
+    defaults = {"pooling": row.pooling, "head_layers": row.hidden_layers}  # run.yaml states these in any case
+    for name in [*row.ignores, *(["pooling"] if task.is_residue else [])]:
+        if getattr(config.model, name) not in (None, defaults.get(name)):
+            where = " in a residue task" if name == "pooling" and task.is_residue else ""
+            raise PlftError(f"model.{name} has no effect with the head {row.name}{where}. Remove it.")
 
 
 def check_metric(config: RunConfig, labels: LabelSpace) -> None:

@@ -28,7 +28,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
 
-from plft.checkpoints import SHORT_NAMES, Checkpoint, check_loaded, resolve
+from plft.checkpoints import SHORT_NAMES, Checkpoint, check_loaded, quiet_transformers, resolve
 from plft.config import ModelConfig, RunConfig, TuningConfig, load_config, make_config, to_yaml
 from plft.dataset import longest_input
 from plft.errors import PlftError
@@ -217,7 +217,7 @@ def save_model(folder: Path, model: Any, card: ModelCard, checkpoint: Checkpoint
     method = find_method(card.tuning["method"])
     keeps_weights = method.name == "full" or checkpoint.is_scratch
     state = trained_state(model)
-    with new_folder(folder) as partial:
+    with new_folder(folder) as partial, quiet_transformers():
         backbone_folder = partial / "backbone"
         if method.name == "full":
             model.backbone.save_pretrained(backbone_folder)
@@ -456,7 +456,7 @@ def export_model(folder: Path, target: Path, trust_remote_code: bool = False) ->
     is_head = {name: name.startswith("head.") for name in state}
     load_trained_state(model, {k: v for k, v in state.items() if not is_head[k]}, str(folder), partial=True)
     merged = model.backbone.merge_and_unload() if method.is_peft else model.backbone
-    with new_folder(target) as partial:
+    with new_folder(target) as partial, quiet_transformers():
         merged.save_pretrained(partial)
         checkpoint.tokenizer.save_pretrained(partial)
         save_file({k: v for k, v in state.items() if is_head[k]}, partial / "trained.safetensors")

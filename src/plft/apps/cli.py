@@ -478,11 +478,17 @@ def doctor(json: JsonOption = False) -> None:
         console.table("plft doctor", ("what", "here"), content.items())
 
 
+INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+
+
 def main() -> None:
     """Entry point: run a command and turn what went wrong into an exit code."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
-        app(sys.argv[1:] or ["--help"], prog_name="plft", standalone_mode=False)
+        code = app(sys.argv[1:] or ["--help"], prog_name="plft", standalone_mode=False)
+        if code == INTERRUPTED:  # typer turns Ctrl-C into an exit code, and hands it back
+            raise KeyboardInterrupt
+        sys.exit(code if isinstance(code, int) else 0)
     except (PlftError, typer.TyperException) as error:
         from plft import console
 
@@ -491,7 +497,7 @@ def main() -> None:
     except (KeyboardInterrupt, typer.Abort):
         hint = " plft train --resume goes on from the last checkpoint." if sys.argv[1:2] == ["train"] else ""
         sys.stderr.write(f"\nInterrupted.{hint}\n")
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
     except Exception as error:
         sys.exit(unforeseen(error))
 
