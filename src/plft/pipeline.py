@@ -152,7 +152,7 @@ def run_training(
     trainable, total = count_parameters(model)
     say(f"{trainable:,} of {total:,} parameters train ({trainable / total:.2%}); {precision}, {why}")
     if prepared.checkpoint.is_scratch and config.tuning.method != "full":
-        say(f"the model starts from random weights, most of which {config.tuning.method} leaves random; full trains all")
+        say(f"the model starts from random weights, and {config.tuning.method} leaves most of them so; full trains all")
     environment = describe(prepared, precision, (trainable, total), command)
     before = read_json(folder.environment_file) if resume and folder.environment_file.exists() else {}
     if is_main():
@@ -439,11 +439,8 @@ def trained_on(folder: RunFolder, records: Sequence[Record]) -> list[str]:
     known = complete_splits(read(config.data), TaskType(config.task), config.training.seed).records
     seen = {each.sequence for each in known if each.split == "train"}
     count = sum(each.sequence in seen for each in records)
-    return (
-        [f"{count} of these {len(records)} sequences were trained on: results look better than they are"]
-        if count
-        else []
-    )
+    sentence = f"{count} of these {len(records)} sequences were trained on: results look better than they are"
+    return [sentence] if count else []
 
 
 def predict(
