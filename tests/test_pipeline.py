@@ -157,3 +157,14 @@ def test_scoring_training_sequences_is_said(finished: Path) -> None:
 
 def test_saved_files_may_be_read_by_others(finished: Path) -> None:
     assert all(each.stat().st_mode & 0o044 == 0o044 for each in (finished / "model").rglob("*.safetensors"))
+
+
+def test_running_out_of_memory_says_what_to_lower(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def exhausted(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr("plft.pipeline.build", exhausted)
+    data = small_run.write_table(tmp_path / "data.csv")
+    done = plft("train", str(data), "--model", "scratch:tiny-esm2", "--out", str(tmp_path / "run"))
+    assert done.code == 1
+    assert "Lower training.batch_residues" in done.err

@@ -508,9 +508,15 @@ OUTSIDE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
 def unforeseen(error: Exception) -> int:
     """Report an error that no module of ours turned into a PlftError; returns the exit code."""
-    if isinstance(error, OSError) and error.errno in OUTSIDE:
-        from plft import console
+    from plft import console
 
+    if type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error):
+        console.fail(
+            "Out of memory. Lower training.batch_residues (and raise training.accumulation), lower data.max_residues, "
+            "or pass --set training.gradient_checkpointing=true."
+        )
+        return 1
+    if isinstance(error, OSError) and error.errno in OUTSIDE:
         console.fail(f"{error.filename or 'A file'}: {error.strerror}. Make room, or choose another place.")
         return 1
     traceback.print_exception(error)
