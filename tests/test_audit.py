@@ -197,3 +197,10 @@ def test_a_split_column_of_another_name_can_be_chosen(real_data):
     path = real_data / "flip_gb1" / "gb1_all_splits.csv.gz"
     found = audit(load_data(path, columns=Columns(split="split_one_vs_rest")))
     assert (found.splits["train"], found.splits["valid"]) == (25, 3)
+
+
+def test_missing_values_are_counted_in_every_label_column() -> None:
+    labels = [("", "1.5"), ("2.5", "3.5"), ("2.0", "")]
+    records = [Record(str(at), "ACDEFGHIK" + "L" * at, label) for at, label in enumerate(labels)]
+    summary = audit(records, TaskType.SEQ_REGRESSION, columns=("tm", "solubility")).labels["all"]
+    assert (summary.n, summary.missing) == (6, 2)

@@ -63,7 +63,8 @@ class Letter:
 class LabelSummary:
     """The labels of one split.
 
-    n: label values, one per sequence or residue, that could be there.  missing: how many are not, or are masked.
+    n: label values, one per sequence or residue and column, that could be there.  missing: how many are not, or are
+    masked.
     classes: name -> count (multi-label: of members).  ranges: label column -> min, mean and max.
     """
 
@@ -274,7 +275,7 @@ class _Reading:
             for name, column in zip(self.columns, table, strict=True)
             if not np.isnan(column).all()
         }
-        return LabelSummary(table.shape[1], int(np.isnan(table).all(axis=0).sum()), ranges=ranges)
+        return LabelSummary(table.size, int(np.isnan(table).sum()), ranges=ranges)
 
     def _texts(self, record: Record) -> list[list[str | None]]:
         """Return the label as one list of texts per column, one text per residue or sequence; None where missing."""
