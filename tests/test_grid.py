@@ -60,7 +60,8 @@ def test_training_touches_what_it_should_and_survives_saving(family: str, task: 
     frozen = {name: each for name, each in model.named_parameters() if name not in intended}
     assert all(torch.equal(each, before[name]) for name, each in frozen.items()), "frozen weights are bit-identical"
 
-    assert_padding_and_order_change_nothing(model, dataset)
+    # a 4-bit backbone computes in bf16, whose rounding (2**-8) depends on the shape of the batch
+    assert_padding_and_order_change_nothing(model, dataset, 5e-3 if method == "qlora" else 2e-5)
 
     labels = dataset.labels
     outputs = infer(model, dataset, labels, budget=400)
@@ -92,7 +93,7 @@ def train(model, dataset, steps: int = 15):
     return losses[0], losses[-1], with_gradient
 
 
-def assert_padding_and_order_change_nothing(model, dataset) -> None:
+def assert_padding_and_order_change_nothing(model, dataset, tolerance: float) -> None:
     """Each example alone gives what it gives in a padded batch, whatever the order of the batch."""
     examples = list(dataset)
     together = logits_of(model, dataset, examples)
@@ -103,7 +104,7 @@ def assert_padding_and_order_change_nothing(model, dataset) -> None:
         alone = logits_of(model, dataset, [examples[at]])[0]
         for other in (together[at], permuted[place]):
             cut = other[:n_residues] if dataset.is_residue_task else other
-            torch.testing.assert_close(alone, cut, rtol=1e-4, atol=2e-5)
+            torch.testing.assert_close(alone, cut, rtol=5 * tolerance, atol=tolerance)
 
 
 def logits_of(model, dataset, examples):
