@@ -28,12 +28,6 @@ def say(sentence: str) -> None:
         err.print(f"[dim]·[/dim] {escape(sentence)}")
 
 
-def heading(text: str) -> None:
-    """A heading above a group of lines."""
-    if is_main():
-        err.print(f"[bold]{escape(text)}[/bold]")
-
-
 def result(text: str) -> None:
     """A line of the result, on standard output."""
     if is_main():

@@ -63,11 +63,6 @@ class Family:
         return self.objective == "causal"
 
     @property
-    def masked(self) -> bool:
-        """True when the pretraining objective fills in masked tokens."""
-        return self.objective == "masked"
-
-    @property
     def is_known(self) -> bool:
         """False for the safe defaults given to a model that no row describes."""
         return self.name != GENERIC

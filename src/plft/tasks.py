@@ -25,7 +25,6 @@ class Task:
     loss: (logits, labels) -> unreduced loss in the shape of the labels, finite also where a label is missing.
     activate: logits -> probabilities or values in standard units.
     main_metric: name in `metrics.METRICS`; it chooses the best checkpoint and drives early stopping.
-    padding: what stands for "no label" when labels of unequal length are batched.
     """
 
     type: TaskType
@@ -33,7 +32,6 @@ class Task:
     loss: Callable[[Tensor, Tensor], Tensor]
     activate: Callable[[Tensor], Tensor]
     main_metric: str
-    padding: float
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -72,17 +70,16 @@ def sigmoid(logits: Tensor) -> Tensor:
 TASKS: dict[str, Task] = {
     row.type.value: row
     for row in (
-        Task(TaskType.SEQ_CLASSIFICATION, "one class per sequence", cross_entropy, softmax, "mcc", NO_CLASS),
-        Task(TaskType.SEQ_REGRESSION, "numbers per sequence", squared_error, identity, "spearman", float("nan")),
-        Task(TaskType.TOKEN_CLASSIFICATION, "one class per residue", cross_entropy, softmax, "accuracy", NO_CLASS),
-        Task(TaskType.TOKEN_REGRESSION, "one number per residue", squared_error, identity, "spearman", float("nan")),
+        Task(TaskType.SEQ_CLASSIFICATION, "one class per sequence", cross_entropy, softmax, "mcc"),
+        Task(TaskType.SEQ_REGRESSION, "numbers per sequence", squared_error, identity, "spearman"),
+        Task(TaskType.TOKEN_CLASSIFICATION, "one class per residue", cross_entropy, softmax, "accuracy"),
+        Task(TaskType.TOKEN_REGRESSION, "one number per residue", squared_error, identity, "spearman"),
         Task(
             TaskType.SEQ_MULTILABEL,
             "any number of classes per sequence",
             binary_cross_entropy,
             sigmoid,
             "f1_micro",
-            float("nan"),
         ),
     )
 }
