@@ -168,3 +168,9 @@ def test_running_out_of_memory_says_what_to_lower(tmp_path: Path, monkeypatch: p
     done = plft("train", str(data), "--model", "scratch:tiny-esm2", "--out", str(tmp_path / "run"))
     assert done.code == 1
     assert "Lower training.batch_residues" in done.err
+
+
+def test_resume_refuses_other_settings(finished: Path) -> None:
+    done = plft("train", "--out", str(finished), "--resume", "--epochs", "4")
+    assert done.code == 1
+    assert "but training.epochs changed" in done.err

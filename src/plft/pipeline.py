@@ -10,7 +10,6 @@ import gc
 import math
 import os
 import platform
-import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -53,10 +52,13 @@ from plft.runfolder import (
     ModelCard,
     RunFolder,
     build_model,
+    check_data,
     check_place,
+    check_settings_kept,
     load_anything,
     load_predictor,
     read_json,
+    remove_run,
     save_model,
     write_json,
     write_rows,
@@ -147,6 +149,7 @@ def run_training(
     precision, why = choose_precision(config.training.precision, prepared.checkpoint.family)
     if resume:
         check_data(folder, prepared.facts["sha256"])
+        check_settings_kept(folder, config)
     use_own_gpu()
     model: Any = build(prepared, head)
     trainable, total = count_parameters(model)
@@ -205,27 +208,6 @@ def open_folder(folder: RunFolder, *, keep: bool) -> None:
         folder.path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise PlftError(f"{folder.path} cannot be made: {error.strerror}.") from None
-
-
-def remove_run(folder: RunFolder) -> None:
-    """Delete an old run's files, and only those."""
-    for each in folder.everything:
-        if each.is_dir():
-            shutil.rmtree(each)
-        else:
-            each.unlink(missing_ok=True)
-
-
-def check_data(folder: RunFolder, sha256: str) -> None:
-    """Refuse to go on with data other than those the run began with: its splits would no longer be the same."""
-    if not folder.environment_file.exists():  # killed before anything was trained
-        return
-    known = read_json(folder.environment_file).get("data", {}).get("sha256")
-    if known != sha256:
-        raise PlftError(
-            f"The data of {folder.path} have changed since the run began, so its splits cannot be told. "
-            "Restore the file, name another one, or train again with --overwrite."
-        )
 
 
 def use_own_gpu() -> None:

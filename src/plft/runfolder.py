@@ -31,7 +31,7 @@ from transformers import AutoModelForSequenceClassification, AutoModelForTokenCl
 from plft.checkpoints import SHORT_NAMES, Checkpoint, check_loaded, quiet_transformers, resolve
 from plft.config import ModelConfig, RunConfig, TuningConfig, load_config, make_config, to_yaml
 from plft.dataset import longest_input
-from plft.errors import PlftError
+from plft.errors import PlftError, first_three
 from plft.heads import build_head
 from plft.labels import LabelSpace, TaskType
 from plft.model import PLMTaskModel, ReadyMadeModel, load_trained_state, trained_state
@@ -147,6 +147,43 @@ def new_folder(target: Path) -> Iterator[Path]:
         os.replace(partial, target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def remove_run(folder: RunFolder) -> None:
+    """Delete an old run's files, and only those."""
+    for each in folder.everything:
+        if each.is_dir():
+            shutil.rmtree(each)
+        else:
+            each.unlink(missing_ok=True)
+
+
+def check_data(folder: RunFolder, sha256: str) -> None:
+    """Refuse to go on with data other than those the run began with: its splits would no longer be the same."""
+    if not folder.environment_file.exists():  # killed before anything was trained
+        return
+    known = read_json(folder.environment_file).get("data", {}).get("sha256")
+    if known != sha256:
+        raise PlftError(
+            f"The data of {folder.path} have changed since the run began, so its splits cannot be told. "
+            "Restore the file, name another one, or train again with --overwrite."
+        )
+
+
+def check_settings_kept(folder: RunFolder, config: RunConfig) -> None:
+    """Refuse to go on with other settings: the learning rate's schedule and much else would no longer fit."""
+    before, now = folder.read_config().model_dump(), config.model_dump()
+    changed = [
+        f"{section}.{key}"
+        for section in ("data", "model", "tuning", "training")
+        for key, value in now[section].items()
+        if value != before[section][key]
+    ]
+    if changed:
+        raise PlftError(
+            f"--resume goes on with the settings the run began with, but {first_three(changed)} changed. "
+            "Leave them out, or train anew with --overwrite."
+        )
 
 
 def share(folder: Path) -> None:
