@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: runs are compared bit by bit across processes
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing in the tests may reach for a network; the hub tests lift it
 
 
