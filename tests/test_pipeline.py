@@ -174,3 +174,13 @@ def test_resume_refuses_other_settings(finished: Path) -> None:
     done = plft("train", "--out", str(finished), "--resume", "--epochs", "4")
     assert done.code == 1
     assert "but training.epochs changed" in done.err
+
+
+def test_another_file_is_scored_although_the_data_of_the_run_are_gone(finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished.parent, tmp_path / "copy")
+    run = tmp_path / "copy" / "run"
+    config = (run / "run.yaml").read_text()
+    (run / "run.yaml").write_text(config.replace(str(finished.parent), str(tmp_path / "gone")))
+    done = plft("evaluate", str(run), str(tmp_path / "copy" / "data.csv"), "--split", "train")
+    assert done.code == 0, done.err
+    assert "were trained on" not in done.err

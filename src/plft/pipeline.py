@@ -375,15 +375,24 @@ def evaluate(
     """Metrics with intervals on the run's own test split, or on another labelled file.
 
     split: which split to score; by default test, or the whole file where it has no splits.  columns: of the file, by
-    default those of the run.  Returns the JSON shape of
-    one split in metrics.json, with "split" and "task" added.
+    default those of the run.  Returns the JSON shape of one split in metrics.json, with "split" and "task" added.
     """
     predictor = load(path, head, trust_remote_code)
-    records, letters, name = records_to_score(Path(path), data, split, predictor, columns)
-    for sentence in [*letters, *trained_on(RunFolder(Path(path)), records)]:
+    folder = RunFolder(Path(path))
+    if data is None:
+        pool, letters = own_records(folder, predictor)
+        trained = {each.sequence for each in pool if each.split == "train"}
+    else:
+        pool, letters = labelled_records(folder, data, predictor, columns)
+        trained = trained_sequences(folder, predictor)
+    records, name = choose_split(pool, split, whole_file=data is not None)
+    known = sum(each.sequence in trained for each in records)
+    for sentence in letters:
         say(sentence)
+    if known:
+        say(f"{known} of these {len(records)} sequences were trained on: results look better than they are")
     say(f"scoring {len(records)} sequences ({name})")
-    drops = data is None and RunFolder(Path(path)).read_config().data.unseen_classes == "drop"
+    drops = data is None and folder.read_config().data.unseen_classes == "drop"
     dataset = predictor.dataset(records, labelled=True, unseen="missing" if drops else "error")
     for sentence in length_sentences({name: dataset}):
         say(sentence)
@@ -391,38 +400,42 @@ def evaluate(
     return {"task": predictor.labels.task.value, "split": name} | evaluation.to_json()
 
 
-def records_to_score(
-    path: Path, data: str | Path | None, split: str | None, predictor: Predictor, columns: Columns | None
-) -> tuple[list[Record], list[str], str]:
-    """The records to score, what happened to their letters, and a name for them."""
-    folder = RunFolder(path)
-    if data is None:
-        config = folder.read_config()
-        records = complete_splits(read(config.data), TaskType(config.task), config.training.seed).records
-        check_data(folder, files_sha256([config.data.file, config.data.valid, config.data.test]))
-    else:
-        own = folder.read_config().data.columns if folder.config_file.exists() else Columns()
-        records = load_data(data, columns=columns or own, labelled=True)
-    records, letters = fit_letters(records, predictor.family.alphabet, predictor.unknown_letters)
-    parts = by_split(records) if any(each.split for each in records) else {"all": list(records)}
-    name = split or ("test" if "test" in parts else "all" if data is not None else "test")
-    if name == "all":
-        return list(records), letters.sentences, "all"
-    return look_up("split", name, parts), letters.sentences, name
+def own_records(folder: RunFolder, predictor: Predictor) -> tuple[list[Record], list[str]]:
+    """The run's own records with their splits, letters cleaned, and what happened to the letters.
 
-
-def trained_on(folder: RunFolder, records: Sequence[Record]) -> list[str]:
-    """Says how many of the records the run was trained on, as far as its data are still there to tell."""
-    if not folder.config_file.exists():
-        return []
+    Raises PlftError where the data are gone or have changed.
+    """
     config = folder.read_config()
-    if not all(Path(each).exists() for each in (config.data.file, config.data.valid, config.data.test) if each):
-        return []
-    known = complete_splits(read(config.data), TaskType(config.task), config.training.seed).records
-    seen = {each.sequence for each in known if each.split == "train"}
-    count = sum(each.sequence in seen for each in records)
-    sentence = f"{count} of these {len(records)} sequences were trained on: results look better than they are"
-    return [sentence] if count else []
+    records = complete_splits(read(config.data), TaskType(config.task), config.training.seed).records
+    check_data(folder, files_sha256([config.data.file, config.data.valid, config.data.test]))
+    records, letters = fit_letters(records, predictor.family.alphabet, predictor.unknown_letters)
+    return records, letters.sentences
+
+
+def labelled_records(
+    folder: RunFolder, data: str | Path, predictor: Predictor, columns: Columns | None
+) -> tuple[list[Record], list[str]]:
+    """The records of another labelled file, letters cleaned, and what happened to the letters."""
+    own = folder.read_config().data.columns if folder.config_file.exists() else Columns()
+    records = load_data(data, columns=columns or own, labelled=True)
+    records, letters = fit_letters(records, predictor.family.alphabet, predictor.unknown_letters)
+    return records, letters.sentences
+
+
+def trained_sequences(folder: RunFolder, predictor: Predictor) -> set[str]:
+    """The sequences the run was trained on; empty where its data are gone or have changed, and nothing can be told."""
+    try:
+        records, _ = own_records(folder, predictor)
+    except PlftError:
+        return set()
+    return {each.sequence for each in records if each.split == "train"}
+
+
+def choose_split(records: list[Record], split: str | None, whole_file: bool) -> tuple[list[Record], str]:
+    """The records to score and a name for them: the split asked for, else test, else (`whole_file`) all of them."""
+    parts = by_split(records) if any(each.split for each in records) else {"all": records}
+    name = split or ("test" if "test" in parts or not whole_file else "all")
+    return (records, "all") if name == "all" else (look_up("split", name, parts), name)
 
 
 def predict(
