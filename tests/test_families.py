@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from plft.families import AMINO_ACIDS, FAMILIES, kmer_length, recognise, spell
+from plft.families import AMINO_ACIDS, FAMILIES, kind_of_vocabulary, kmer_length, recognise, spell
 from plft.scratch import ARCHITECTURES
 from plft.vocabularies import kmers
 
@@ -40,6 +40,34 @@ def test_esm_with_a_6_mer_vocabulary_is_the_nucleotide_transformer():
         1000,
         999 * 6,
     )
+
+
+@pytest.mark.parametrize(("positions", "limit"), [("rotary", None), ("absolute", 1024)])
+def test_esm_with_letters_of_dna_is_limited_only_by_absolute_positions(positions, limit):
+    vocab = vocabulary("<cls>", "<pad>", "<eos>", "<unk>", *"ACGTN", "<mask>")
+    facts = {"position_embedding_type": positions, "max_position_embeddings": 1026, "pad_token_id": 1}
+    family = recognise(config("esm", **facts), vocab)
+    assert (family.name, family.max_tokens, family.trained_residues) == ("esm-dna", limit, 1022)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "kind"),
+    [
+        ("ACGT", "nucleotides"),
+        ("ACGTURYSWKMBDHVN", "nucleotides"),  # every IUPAC letter
+        (AMINO_ACIDS, "residues"),
+        ([*"ACGT", "AC", "ACG", "TATA", "TATAA", "CG", "CGCG", "GATTACA"], "dna pieces"),
+        ("ACG", "other"),
+        ("ACGTE", "other"),
+    ],
+)
+def test_letters_of_dna_are_told_from_amino_acids_and_from_pieces(tokens, kind):
+    assert kind_of_vocabulary(["[CLS]", "[SEP]", *tokens]) == kind
+
+
+def test_an_unknown_model_of_dna_letters_reads_dna():
+    family = recognise(config("hyenadna"), vocabulary("[CLS]", *"ACGTN"))
+    assert (family.is_known, family.alphabet, family.spelling) == (False, "dna", "plain")
 
 
 @pytest.mark.parametrize(("k", "expected"), [(3, 512), (6, 515)])

@@ -1,5 +1,7 @@
 """Architectures and tokenizers built from nothing."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,9 @@ from transformers import AutoTokenizer
 import tiny
 from plft.checkpoints import meta_backbone, resolve
 from plft.errors import PlftError
+from plft.families import FAMILIES, spell
+from plft.language_models import load_language_model
+from plft.scratch import ARCHITECTURES, architecture
 from plft.tokens import ResidueTokenizer
 from plft.vocabularies import TOKENIZERS, scratch_tokenizer
 
@@ -34,12 +39,56 @@ def test_sizes_are_near_the_published_ones(name, published):
     assert n_parameters(name) == pytest.approx(published, rel=0.07)
 
 
-@pytest.mark.parametrize(("name", "size"), [("esm2-0.2m", 0.2e6), ("esm2-1m", 1e6), ("esm2-3m", 3e6)])
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [("esm2-0.2m", 0.2e6), ("esm2-1m", 1e6), ("esm2-3m", 3e6), ("dna-1m", 1e6), ("dna-3m", 3e6), ("nt-1m", 1.05e6)],
+)
 def test_small_ones_are_as_large_as_their_names_say(name, size):
     assert n_parameters(name) == pytest.approx(size, rel=0.05)
 
 
-@pytest.mark.parametrize("family", TOKENIZERS)
+@pytest.mark.parametrize(
+    ("name", "size"), [("t5-1m", 1e6), ("t5-8m", 8e6), ("protgpt2-1m", 1e6), ("protgpt2-10m", 1e7)]
+)
+def test_those_to_pretrain_are_as_large_as_their_names_say_with_decoder_and_head(name, size):
+    with torch.device("meta"):
+        model = load_language_model(resolve(f"scratch:{name}"))
+    assert sum(each.numel() for each in model.parameters()) == pytest.approx(size, rel=0.06)
+
+
+@pytest.mark.parametrize(("name", "family"), [("esm2-3x48x3", "esm2"), ("dna-3x48x3", "esm-dna")])
+def test_a_name_can_spell_out_a_shape(name, family):
+    checkpoint = resolve(f"scratch:{name}")
+    shape = (checkpoint.config.num_hidden_layers, checkpoint.config.hidden_size, checkpoint.config.num_attention_heads)
+    assert (shape, checkpoint.config.intermediate_size, checkpoint.family.name) == ((3, 48, 3), 192, family)
+    assert sum(each.numel() for each in checkpoint.load_backbone().parameters()) == n_parameters(name)
+
+
+def test_a_name_that_spells_out_a_named_shape_is_the_same_model():
+    assert architecture("esm2-7x192x6").build()[1].to_dict() == architecture("esm2-3m").build()[1].to_dict()
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("esm2-6x190x3", "esm2-6x192x3"),  # 190 is not shared by 3 heads
+        ("dna-6x33x3", "dna-6x36x3"),  # heads of 11: rotary positions turn pairs
+        ("esm2-0x64x4", "esm2-1x64x4"),
+        ("esm2-2x64x0", "esm2-2x64x1"),
+        ("esm2-2x0x4", "esm2-2x8x4"),
+    ],
+)
+def test_a_shape_that_cannot_be_built_is_answered_with_one_that_can(name, nearest):
+    with pytest.raises(PlftError, match=f"'{name}' cannot be built: .*Try '{nearest}'"):
+        resolve(f"scratch:{name}")
+    assert resolve(f"scratch:{nearest}").load_backbone() is not None
+
+
+def test_there_is_a_tiny_model_for_every_tokenizer():
+    assert {ARCHITECTURES[f"tiny-{each}"].family for each in tiny.TINY} == set(TOKENIZERS)
+
+
+@pytest.mark.parametrize("family", tiny.TINY)
 def test_a_tokenizer_reads_back_to_the_same_ids(family, tmp_path):
     checkpoint = tiny.checkpoint(family)
     checkpoint.tokenizer.save_pretrained(tmp_path)
@@ -49,6 +98,34 @@ def test_a_tokenizer_reads_back_to_the_same_ids(family, tmp_path):
     encoded = ResidueTokenizer(again, checkpoint.family).encode(sequence)
     assert np.array_equal(encoded.input_ids, checkpoint.residue_tokenizer.encode(sequence).input_ids)
     assert type(again) is type(checkpoint.tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("family", "options", "sequence"),
+    [
+        ("esm2", {}, "MKTAYIAKQRXBUZO"),
+        ("esm-dna", {}, "ACGTNNTGCA"),
+        ("nucleotide-transformer", {"kmer": 6}, "ACGTACGTTN"),
+        ("dnabert", {"kmer": 3}, "ACGTACGTTG"),
+        ("mistral-dna", {"sequences": ["TATAATGCGC" * 30] * 9, "size": 64}, "TATAATGCNTATA"),
+        ("protgpt2", {"sequences": ["MKTAYIAKQR" * 30] * 9, "size": 400}, "MKTAYIAKQRWWW"),
+    ],
+)
+def test_a_tokenizer_alone_in_a_folder_reads_back_to_the_same_ids(family, options, sequence, tmp_path):
+    tokenizer = scratch_tokenizer(family, **options)
+    tokenizer.save_pretrained(tmp_path)
+    again = AutoTokenizer.from_pretrained(tmp_path)
+    text = spell(replace(FAMILIES[family], kmer=options.get("kmer")), sequence).text
+    assert again(text)["input_ids"] == tokenizer(text)["input_ids"]
+    assert again.get_vocab() == tokenizer.get_vocab()
+    assert again.special_tokens_map == tokenizer.special_tokens_map
+
+
+def test_letters_of_dna_are_numbered_as_documented():
+    symbols = ["<cls>", "<pad>", "<eos>", "<unk>", "A", "C", "G", "T", "N", "<mask>"]
+    tokenizer = scratch_tokenizer("esm-dna")
+    assert tokenizer.convert_ids_to_tokens(list(range(len(tokenizer)))) == symbols
+    assert (tokenizer.pad_token_id, tokenizer.mask_token_id) == (1, 9)
 
 
 def test_the_vocabularies_have_the_published_sizes():

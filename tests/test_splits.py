@@ -6,10 +6,12 @@ from dataclasses import replace
 
 import pytest
 
+from plft import homology
+from plft.alphabet import PROTEIN
 from plft.errors import PlftError
 from plft.labels import TaskType
 from plft.records import Record
-from plft.splits import SPLITTERS, add_valid, assign_splits, complete_splits
+from plft.splits import SPLITTERS, add_valid, assign_folds, assign_splits, complete_splits
 
 CLASSES = TaskType.SEQ_CLASSIFICATION
 
@@ -71,7 +73,7 @@ def test_every_task_can_be_split_also_with_missing_labels(task):
     assert counts(assign_splits(records, task=task).records) == {"train": 40, "valid": 5, "test": 5}
 
 
-@pytest.mark.parametrize("by", list(SPLITTERS))
+@pytest.mark.parametrize("by", [by for by in SPLITTERS if by != "position"])  # below, with few mutations each
 def test_equal_sequences_stay_in_one_part(by):
     base = made(60)
     records = [replace(record, extra={"family": str(index)}) for index, record in enumerate(base * 3)]
@@ -144,6 +146,182 @@ def test_impossible_splits_are_one_clear_line(options, message):
 def test_too_few_different_sequences_cannot_be_split():
     with pytest.raises(PlftError, match=r"Cannot split 2 different sequence\(s\)"):
         assign_splits(made(2) * 5, task=CLASSES)
+
+
+# --- by homology
+
+
+def family_of(record: Record) -> int:
+    return int(record.id[1:].split("_")[0])
+
+
+def related(sizes: list[int], label=lambda family, member: "yes" if member % 4 == 0 else "no", seed: int = 0):
+    """Families of sequences of 60 residues that differ from their founder in three; ids name family and member."""
+    pick = random.Random(seed)
+    records = []
+    for family, size in enumerate(sizes):
+        founder = sequence(pick, 60)
+        for member in range(size):
+            letters = list(founder)
+            for at in pick.sample(range(60), 3):
+                letters[at] = pick.choice("ACDEFGHIKLMNPQRSTVWY")
+            records.append(Record(f"f{family}_{member}", "".join(letters), label(family, member)))
+    pick.shuffle(records)
+    return [replace(record, file="d.csv", row=row) for row, record in enumerate(records, start=1)]
+
+
+@pytest.fixture
+def by_kmers(monkeypatch):
+    monkeypatch.setattr("plft.homology.find_mmseqs", lambda: None)
+
+
+def test_families_are_never_cut_and_sizes_and_labels_come_as_close_as_they_allow(by_kmers):
+    records = related([30, 20, 12, *[4] * 20, *[1] * 60])
+    split = assign_splits(records, "homology", task=CLASSES)
+    parts = {}
+    for record in split.records:
+        parts.setdefault(family_of(record), set()).add(record.split)
+    assert all(len(each) == 1 for each in parts.values())
+    assert counts(split.records) == {
+        "train": pytest.approx(162, abs=2),
+        "valid": pytest.approx(20, abs=2),
+        "test": pytest.approx(20, abs=2),
+    }
+    shares = {
+        part: sum(each.label == "yes" for each in split.records if each.split == part) / n
+        for part, n in counts(split.records).items()
+    }
+    assert shares["test"] == pytest.approx(shares["train"], abs=0.06)
+    assert "83 families (the largest 30) of sequences related at 30 % identity over 80 %" in split.sentence
+    assert "k-mers, which miss distant relatives" in split.sentence
+
+
+def test_a_family_too_large_for_the_other_parts_goes_to_train(by_kmers):
+    split = assign_splits(related([50, *[1] * 50], lambda *_: "yes"), "homology", task=CLASSES)
+    assert {each.split for each in split.records if family_of(each) == 0} == {"train"}
+    assert counts(split.records) == {"train": 80, "valid": 10, "test": 10}
+
+
+def test_a_split_by_homology_does_not_depend_on_the_order_of_the_rows(by_kmers):
+    records = related([5] * 20)
+    one = {each.id: each.split for each in assign_splits(records, "homology", task=CLASSES).records}
+    assert one == {each.id: each.split for each in assign_splits(records[::-1], "homology", task=CLASSES).records}
+
+
+@pytest.mark.skipif(homology.find_mmseqs() is None, reason="MMseqs2 is not at hand")
+def test_no_alignment_connects_the_parts_of_a_split_by_homology():
+    split = assign_splits(related([4] * 25), "homology", task=CLASSES)
+    of = {part: [each.sequence for each in split.records if each.split == part] for part in ("train", "valid", "test")}
+    assert not homology.homologous_queries(of["test"] + of["valid"], of["train"], PROTEIN, coverage=0.8).any()
+    assert "MMseqs2" in split.sentence
+
+
+def test_one_family_alone_cannot_be_split(by_kmers):
+    with pytest.raises(PlftError, match=r"Cannot split 1 group\(s\) of sequences related at 30 % .* Raise --identity"):
+        assign_splits(related([12]), "homology", task=CLASSES)
+
+
+def test_an_identity_that_is_no_share_is_one_clear_line():
+    with pytest.raises(PlftError, match=r"The identity 30 is not a share above 0 and up to 1\. Give 0\.3 for 30 %"):
+        assign_splits(made(20), "homology", task=CLASSES, identity=30)
+
+
+# --- mutational scans
+
+WILD_TYPE = "ACDEFGHIKL" * 2
+
+
+def mutant(*positions: int) -> str:
+    return "".join("W" if at in positions else letter for at, letter in enumerate(WILD_TYPE))
+
+
+def scan() -> list[Record]:
+    """Every variant with one mutation, and 40 with two."""
+    pick = random.Random(0)
+    pairs = sorted({tuple(sorted(pick.sample(range(20), 2))) for _ in range(60)})[:40]
+    variants = [(), *((at,) for at in range(20)), *pairs]
+    return [Record(str(row), mutant(*each), f"{row}", file="d.csv", row=row) for row, each in enumerate(variants, 1)]
+
+
+def n_mutations(record: Record) -> int:
+    return sum(one != other for one, other in zip(record.sequence, WILD_TYPE, strict=True))
+
+
+@pytest.mark.parametrize("wild_type", [None, WILD_TYPE])
+def test_by_mutations_trains_on_few_and_tests_on_many(wild_type):
+    split = assign_splits(scan(), "mutations", task=TaskType.SEQ_REGRESSION, test=0.5, wild_type=wild_type)
+    assert {n_mutations(each) for each in split.records if each.split == "test"} == {2}
+    assert {n_mutations(each) for each in split.records if each.split != "test"} == {0, 1}
+    assert counts(split.records) == {"train": 17, "valid": 4, "test": 40}  # a fifth of the 21: 0.1 of 0.5
+    assert "Up to 1 mutations in train and valid, 2 to 2 in test" in split.sentence
+
+
+def test_by_position_no_mutated_position_is_in_two_parts():
+    split = assign_splits(scan(), "position", task=TaskType.SEQ_REGRESSION, valid=0.2, test=0.2, wild_type=WILD_TYPE)
+    positions = {}
+    for record in split.records:
+        differing = {at for at in range(20) if record.sequence[at] != WILD_TYPE[at]}
+        positions.setdefault(record.split, set()).update(differing)
+    mixed = positions.pop("mixed")
+    assert sum(map(len, positions.values())) == 20
+    assert len(set.union(*positions.values())) == 20
+    assert mixed
+    assert f"{counts(split.records)['mixed']} sequences mutated at positions of several parts" in split.sentence
+    assert split.records[0].split == "train"  # the wild type itself
+
+
+@pytest.mark.parametrize(
+    ("by", "records", "message"),
+    [
+        (
+            "mutations",
+            [Record("a", "MKV", "1"), Record("b", "MK", "2")],
+            "A mutational scan needs sequences of one length",
+        ),
+        ("mutations", [Record(str(at), mutant(at), "1") for at in range(20)], "Every sequence has 1 mutation"),
+        ("position", [Record("a", "MKV", "1"), Record("b", "MKV", "1")], r"Cannot split 0 mutated position\(s\)"),
+        ("position", made(20), "No sequence has all its mutations at the positions of"),
+    ],
+)
+def test_what_is_no_scan_is_one_clear_line(by, records, message):
+    with pytest.raises(PlftError, match=message):
+        assign_splits(records, by, task=TaskType.SEQ_REGRESSION)
+
+
+# --- folds
+
+
+@pytest.mark.parametrize("by", ["random", "stratified"])
+def test_folds_are_equal_and_keep_the_classes(by):
+    folds = assign_folds(made(200), 5, by, task=CLASSES)
+    assert Counter(folds.numbers) == dict.fromkeys(range(1, 6), 40)
+    assert "5 folds" in folds.sentence
+    if by == "stratified":
+        yes = Counter(fold for fold, record in zip(folds.numbers, made(200), strict=True) if record.label == "yes")
+        assert set(yes.values()) == {10}
+
+
+def test_folds_by_homology_cut_no_family(by_kmers):
+    records = related([6] * 10 + [1] * 40)
+    folds = assign_folds(records, 4, "homology", task=CLASSES)
+    where = {}
+    for record, fold in zip(records, folds.numbers, strict=True):
+        where.setdefault(family_of(record), set()).add(fold)
+    assert all(len(each) == 1 for each in where.values())
+    assert Counter(folds.numbers) == {fold: pytest.approx(25, abs=3) for fold in range(1, 5)}
+
+
+def test_folds_by_position_leave_mixed_variants_out():
+    folds = assign_folds(scan(), 2, "position", task=TaskType.SEQ_REGRESSION)
+    assert set(folds.numbers) == {0, 1, 2}
+
+
+@pytest.mark.parametrize(
+    ("k", "by", "message"), [(1, "random", "1 folds are none"), (3, "mutations", "makes no folds")]
+)
+def test_folds_that_cannot_be_are_one_clear_line(k, by, message):
+    with pytest.raises(PlftError, match=message):
+        assign_folds(scan(), k, by, task=TaskType.SEQ_REGRESSION)
 
 
 # --- completing

@@ -15,7 +15,7 @@ from plft.families import FAMILIES, recognise
 from plft.tokens import ResidueTokenizer, residue_spans
 from plft.vocabularies import scratch_tokenizer
 
-LETTERWISE = ("esm2", "esm1b", "esmc", "protbert", "prott5", "prostt5", "ankh", "generic")
+LETTERWISE = ("esm2", "esm1b", "esmc", "protbert", "prott5", "prostt5", "ankh", "dna", "generic")
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +69,8 @@ def test_look_up_and_tokenizer_agree(tokenizers, family):
         ("prott5", "MKT", [19, 14, 11, 1], [(0, 1), (1, 2), (2, 3), (0, 0)]),
         ("prostt5", "MKT", [149, 19, 14, 11, 1], [(0, 0), (0, 1), (1, 2), (2, 3), (0, 0)]),
         ("ankh", "MKT", [19, 14, 11, 1], [(0, 1), (1, 2), (2, 3), (0, 0)]),
+        ("dna", "ACGTNR", [0, 4, 5, 6, 7, 8, 3, 2],
+         [(0, 0), (0, 1), (1, 2), (2, 3), (3, 4), (4, 5), (5, 6), (0, 0)]),
         ("dnabert", "AATN", [2, 6, 1, 3], [(0, 0), (0, 3), (1, 4), (0, 0)]),
         ("nucleotide-transformer", "AAAAAAAATN", [3, 4, 4100, 4100, 4101, 4104],
          [(0, 0), (0, 6), (6, 7), (7, 8), (8, 9), (9, 10)]),

@@ -10,6 +10,10 @@ Modules, each importing only from those above it:
     records       rows -> records
     config        one run, as pydantic models; YAML in, YAML out
     audit         what is wrong with a set of records
+    kmers         related sequences by the k-mers they share
+    homology      related sequences: clusters and searches with MMseqs2, or else by k-mers
+    leakage       relatives of training sequences in the other splits
+    scans         mutational scans: which positions differ from the reference
     splits        records -> train / valid / test                                    TABLE of splitters
     families      what each model family expects                                     TABLE
     tokens        sequences -> token ids, and which residues each token covers
@@ -17,24 +21,35 @@ Modules, each importing only from those above it:
     scratch       architectures by name, with fresh random weights                   TABLE
     hub           fetching a model from the hub: safetensors only
     checkpoints   a model name -> config, tokenizer, backbone
+    language_models  a checkpoint with its language-model head
     tasks         how a label is learned and turned into an output                   TABLE
     heads         hidden states -> outputs                                           TABLE
     tuning        which weights train                                                TABLE
     dataset       records + family + task -> token ids and targets
     batching      examples -> batches within a token budget
+    corpus        sequence files -> tokens on disk, and the crops of an epoch
+    ngrams        unigram and bigram perplexity of a corpus
+    attention     attention over packed rows, for every family that can be packed
+    objectives    masked, causal, span corruption: a crop -> inputs and targets         TABLE
     model         backbone + head (+ adapter) as one PreTrainedModel
     resampling    the bootstrap over sequences
     tallies       what a metric counts, for many resamples at once
     metrics       predictions + targets -> numbers with intervals                    TABLE
     training      the transformers Trainer, set up for the above
+    budget        how long pretraining lasts, and its learning rate
+    pretraining   the Trainer for language models: packed crops in an endless stream
     preparation   what is read, decided and checked before weights are loaded
     prediction    model + sequences -> predictions, streamed
+    perplexity    how well a language model predicts sequences                       TABLE
     runfolder     what a run leaves on disk
     plots         figures of the report
     findings      what a run folder says, in words and tables
     mistakes      the predictions that went most wrong
     report        a run folder -> a page and a model card
     pipeline      the whole run, top to bottom: read this first
+    language_preparation  what is read, decided and checked before a language model trains
+    language_card  its model card
+    language_run  a language model from scratch or further, top to bottom
     builtin       the demo data
     console       everything printed
     apps          the command line, which calls pipeline

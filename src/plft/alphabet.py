@@ -103,6 +103,14 @@ POLICIES: dict[str, Policy] = {
 }
 
 
+_COMPLEMENT = str.maketrans("ACGTUNRYKMBVDHSW", "TGCAANYRMKVBHDSW")
+
+
+def reverse_complement(sequence: str) -> str:
+    """Return the other strand of upper-case DNA, in the letters A C G T and IUPAC's ambiguous ones."""
+    return sequence.translate(_COMPLEMENT)[::-1]
+
+
 def unknown_letters(sequence: str, alphabet: Alphabet) -> str:
     """Return the letters of a tidied sequence that the alphabet lacks, in order, ``?`` for those outside ASCII."""
     odd = sequence.encode("ascii", "replace").translate(None, alphabet.known).decode()

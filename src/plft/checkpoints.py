@@ -141,9 +141,9 @@ class Checkpoint:
             return None
         try:
             return _on_meta(self.config)
-        except _BROKEN as error:
+        except BROKEN as error:
             raise PlftError(
-                f"{self.name}: no model can be built from its config.json ({_first_line(error)}). Copy the model again."
+                f"{self.name}: no model can be built from its config.json ({first_line(error)}). Copy the model again."
             ) from error
 
 
@@ -289,7 +289,7 @@ def _read(name: str, folder: Path, needs_code: bool) -> tuple[PreTrainedTokenize
         config = AutoConfig.from_pretrained(folder, trust_remote_code=needs_code)
     except (ValueError, KeyError, TypeError, OSError, StrictDataclassError) as error:
         raise PlftError(
-            f"{name}: transformers {transformers_version} cannot use its config.json ({_first_line(error)}). "
+            f"{name}: transformers {transformers_version} cannot use its config.json ({first_line(error)}). "
             "Upgrade transformers or choose another model."
         ) from error
     if config.model_type != "esmc" and not any((folder / each).is_file() for each in _VOCABULARIES):
@@ -297,9 +297,7 @@ def _read(name: str, folder: Path, needs_code: bool) -> tuple[PreTrainedTokenize
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, config=config, trust_remote_code=needs_code)
     except Exception as error:  # the Rust tokenizers raise bare Exception for a damaged file
-        raise PlftError(
-            f"{name}: its tokenizer cannot be read ({_first_line(error)}). Copy the model again."
-        ) from error
+        raise PlftError(f"{name}: its tokenizer cannot be read ({first_line(error)}). Copy the model again.") from error
     return tokenizer, config
 
 
@@ -324,7 +322,7 @@ def _file_digest(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if not lines:
         return type(error).__name__
@@ -378,7 +376,7 @@ def _on_meta(config: PreTrainedConfig) -> Any:
 
 
 # what transformers raises for a configuration whose numbers or names do not fit together
-_BROKEN = (RuntimeError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError)
+BROKEN = (RuntimeError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError)
 
 
 def _fresh(checkpoint: Checkpoint, seed: int) -> Any:
@@ -399,9 +397,9 @@ def _load(folder: Path, checkpoint: Checkpoint, dtype: torch.dtype, quantization
             backbone, info = _auto_class(config).from_pretrained(
                 folder, config=config, use_safetensors=True, output_loading_info=True, **options
             )
-    except (SafetensorError, OSError, *_BROKEN) as error:
+    except (SafetensorError, OSError, *BROKEN) as error:
         raise PlftError(
-            f"{checkpoint.name}: its weights cannot be loaded ({_first_line(error)}). Copy the model again."
+            f"{checkpoint.name}: its weights cannot be loaded ({first_line(error)}). Copy the model again."
         ) from error
     backbone = _trimmed(backbone)
     check_loaded(checkpoint.name, backbone, info)

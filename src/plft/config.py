@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
@@ -18,6 +18,9 @@ from plft.errors import PlftError, did_you_mean, unknown_name
 from plft.records import Columns
 
 Name = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
+
+
+Settings = TypeVar("Settings", bound=BaseModel)
 
 
 class Section(BaseModel):
@@ -162,6 +165,57 @@ class TrainingConfig(Section):
         return {str(name): weight for name, weight in value.items()} if isinstance(value, Mapping) else value
 
 
+class LanguageModelConfig(Section):
+    """Pretraining from scratch, or further from a model: what `pretraining.yaml` in the new folder holds."""
+
+    files: list[Name] = Field(min_length=1, description="sequence files to learn from")
+    valid: list[Name] = Field([], description="held-out sequence files; without them a part of the files is held out")
+    general: list[Name] = Field([], description="sequence files on which forgetting is measured, before and after")
+    model: Name = Field(description="scratch:NAME to begin with random weights, or the model to go on from")
+    revision: str | None = Field(None, description="branch, tag or commit on the hub")
+    trust_remote_code: bool = Field(False, description="run code that the model brings along; needs a pinned revision")
+    method: Literal["full", "lora"] = Field("full", description="train all weights, or low-rank updates of the blocks")
+    keep_adapter: bool = Field(False, description="lora: leave the adapter too, beside the model it is merged into")
+    rank: Annotated[int, Field(ge=1)] = Field(16, description="rank of LoRA")
+    biases: bool = Field(True, description="train biases; without, those of all linear layers stay zero (cramming)")
+    minutes: Annotated[float, Field(gt=0)] | None = Field(None, description="budget: wall-clock minutes, all included")
+    steps: Annotated[int, Field(ge=1)] | None = Field(None, description="budget: optimiser steps")
+    residues: Annotated[int, Field(ge=1)] | None = Field(None, description="budget: tokens read")
+    crop: Annotated[int, Field(ge=16)] | None = Field(None, description="longest stretch read at a time, in tokens")
+    batch_residues: Annotated[int, Field(ge=16)] | None = Field(
+        None, description="tokens per forward pass on each process"
+    )
+    step_residues: Annotated[int, Field(ge=16)] | None = Field(
+        None, description="tokens per optimiser step, by accumulation over passes and processes"
+    )
+    rate: Annotated[float, Field(gt=0, lt=1)] = Field(0.15, description="share of tokens that is predicted")
+    learning_rate: Annotated[float, Field(gt=0)] | None = Field(None, description="peak learning rate")
+    weight_decay: Annotated[float, Field(ge=0)] = Field(0.05, description="AdamW weight decay")
+    warmup_share: Annotated[float, Field(ge=0, le=0.5)] = Field(0.05, description="share of the budget that warms up")
+    decay_share: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.3, description="share of the budget at the end in which the learning rate falls to zero"
+    )
+    max_grad_norm: Annotated[float, Field(gt=0)] = Field(1.0, description="gradients are clipped to this norm")
+    both_strands: bool | None = Field(None, description="DNA is read in both directions; null is yes for DNA")
+    held_out_share: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.02, description="share of the sequences that is held out where no file is given"
+    )
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto", description="auto: bf16 where the device has it")
+    gradient_checkpointing: bool = Field(False, description="recompute activations to save memory")
+    save_minutes: Annotated[float, Field(gt=0)] = Field(5, description="minutes between checkpoints")
+    save_steps: Annotated[int, Field(ge=1)] | None = Field(None, description="steps between checkpoints instead")
+    report_to: Name | None = Field(None, description="a tracker that transformers knows, for example tensorboard")
+    seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = Field(0, description="seed of weights, order, crops and masks")
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> LanguageModelConfig:
+        given = [name for name in ("minutes", "steps", "residues") if getattr(self, name) is not None]
+        if len(given) != 1:
+            found = " and ".join(f"--{name}" for name in given) or "none"
+            raise ValueError(f"give one budget, minutes, steps or residues ({found} given)")
+        return self
+
+
 class RunConfig(Section):
     """Everything that defines a run; `plft train --config run.yaml` repeats it."""
 
@@ -205,7 +259,16 @@ def _parse(text: str) -> Any:
 
 
 def load_config(path: str | Path) -> dict[str, Any]:
-    """Read a YAML file into a plain dict; `make_config` checks it. Errors name the file and the line."""
+    """Read the YAML file of a run into a plain dict; `make_config` checks it. Errors name the file and the line."""
+    sections = read_yaml(path)
+    for name, section in sections.items():
+        if known_keys(str(name)) and not isinstance(section, dict):
+            raise PlftError(f"{Path(path).name}: '{name}' is a section of settings, but holds {_kind_of(section)}.")
+    return sections
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """Read a YAML file that holds a mapping; keys with nothing behind them are left out."""
     path = Path(path)
     try:
         content = _parse(path.read_text(encoding="utf-8"))
@@ -222,11 +285,7 @@ def load_config(path: str | Path) -> dict[str, Any]:
         ) from None
     if not isinstance(content, dict):
         raise PlftError(f"{path.name}: expected sections such as data: and model:, found {_kind_of(content)}.")
-    sections = {name: each for name, each in content.items() if each is not None}  # a heading with nothing below it
-    for name, section in sections.items():
-        if known_keys(str(name)) and not isinstance(section, dict):
-            raise PlftError(f"{path.name}: '{name}' is a section of settings, but holds {_kind_of(section)}.")
-    return sections
+    return {name: each for name, each in content.items() if each is not None}  # a heading with nothing below it
 
 
 def _kind_of(content: Any) -> str:
@@ -267,12 +326,22 @@ def set_values(values: dict[str, Any], assignments: list[str]) -> dict[str, Any]
 
 def make_config(values: dict[str, Any]) -> RunConfig:
     """Check plain values and build the configuration; the first three problems become one PlftError."""
+    return _checked(RunConfig, values, "Configuration: ")
+
+
+def language_model_config(values: dict[str, Any]) -> LanguageModelConfig:
+    """As `make_config`, for pretraining."""
+    return _checked(LanguageModelConfig, values, "")
+
+
+def _checked(model: type[Settings], values: dict[str, Any], heading: str) -> Settings:
     try:
-        return RunConfig.model_validate(values)
+        return model.model_validate(values)
     except ValidationError as error:
         problems = [explain(each) for each in error.errors() if not is_beside_the_point(each)]
         more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
-        text = "Configuration: " + "; ".join(problems[:3]) + more
+        text = heading + "; ".join(problems[:3]) + more
+        text = text[0].upper() + text[1:]
         raise PlftError(text if text.endswith("?") else f"{text}.") from None
 
 
@@ -312,6 +381,6 @@ def known_keys(section: str) -> list[str]:
     return list(fields)
 
 
-def to_yaml(config: RunConfig) -> str:
+def to_yaml(config: BaseModel) -> str:
     """The configuration as YAML, every key explicit, sections in a fixed order."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

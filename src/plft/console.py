@@ -79,6 +79,19 @@ def metrics_table(title: str, metrics: Mapping[str, Mapping[str, float | None]],
     table(title, ("metric", "value", "95 % interval"), rows)
 
 
+def language_model_table(metrics: Mapping[str, Any]) -> None:
+    """What pretraining reached: perplexities before and after, beside those of counting alone."""
+    titles = {"held_out": "held-out sequences", "clean": "held out, without homologs", "general": "general set"}
+    before, after = metrics["perplexity"]["before"], metrics["perplexity"]["after"]
+    rows = [(titles.get(name, name), number(before.get(name)), number(after[name])) for name in after]
+    table("perplexity", ("", "before", "after"), rows)
+    counted = ", ".join(f"{name} {number(value)}" for name, value in metrics["counting"].items())
+    if counted:
+        out.print(f"counting alone on the held-out sequences: {counted}")
+    share = f"; {metrics['predicted_share']:.2%} of tokens predicted" if metrics["predicted_share"] < 0.99 else ""
+    out.print(f"{metrics['tokens']:,} tokens in {metrics['steps']:,} steps, {metrics['minutes']:.1f} minutes{share}")
+
+
 def evaluation_line(logs: Mapping[str, Any], metric: str) -> str:
     """One line per evaluation: epoch, validation loss, the metric that decides."""
     parts = [f"epoch {logs.get('epoch', 0):.3g}", f"valid loss {number(logs.get('eval_loss'))}"]
@@ -113,6 +126,22 @@ def findings(audit: Any, name: str) -> None:
         table("labels", ("split", "values", "missing", "what they are"), label_rows(audit.labels))
     for warning in audit.warnings:
         out.print(f"[bold yellow]![/bold yellow] {escape(warning)}")
+
+
+def leakage(found: Any) -> None:
+    """What `plft check --leakage` found: identity to the nearest training sequence, and the first that are related."""
+    bands = list(next(iter(found.splits.values())).bands)
+    rows = [(split, *(f"{each.bands[band]:,}" for band in bands)) for split, each in found.splits.items()]
+    out.print()
+    table("identity to the nearest training sequence", ("split", *bands), rows)
+    out.print(escape(found.method))
+    least = f"{100 * found.identity:g} % identity over {100 * found.coverage:g} % of a sequence"
+    for split, each in found.splits.items():
+        share = f"{each.related:,} of {each.n:,} sequences ({each.related / each.n:.1%})"
+        sign = "[bold yellow]![/bold yellow]" if each.related else "[dim]·[/dim]"
+        out.print(f"{sign} {escape(f'{share} in {split} are related to train at {least}.')}")
+        for one in each.relatives[:3]:
+            out.print(escape(f"    {one.place} to {one.train_place}: {100 * one.identity:.1f} %"))
 
 
 def letters(found: Mapping[str, Any]) -> str:

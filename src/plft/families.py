@@ -14,9 +14,10 @@ import numpy as np
 
 AMINO_ACIDS = "ACDEFGHIKLMNPQRSTVWY"
 NUCLEOTIDES = "ACGT"
+_AMBIGUOUS_BASES = "UNRYSWKMBDHV"  # IUPAC
 
 Spelling = Literal["plain", "spaced", "kmers", "lines", "chunks"]
-Vocabulary = Literal["residues", "marked", "3di", "kmers", "dna pieces", "protein pieces", "other"]
+Vocabulary = Literal["residues", "nucleotides", "marked", "3di", "kmers", "dna pieces", "protein pieces", "other"]
 Positions = Literal["free", "absolute", "after padding"]
 
 
@@ -204,6 +205,17 @@ _ROWS = (
     ),
     _row(
         _BERT_PARTS,
+        name="esm-dna",
+        title="ESM-2 shape over DNA letters",
+        alphabet="dna",
+        model_types=("esm",),
+        vocabularies=("nucleotides",),
+        positions="after padding",  # a limit only where a checkpoint numbers its positions absolutely
+        trained_residues=1022,  # 1024 tokens minus <cls> and <eos>, as ESM-2
+        note="rotary positions: longer sequences run, but were not seen in pretraining",
+    ),
+    _row(
+        _BERT_PARTS,
         name="nucleotide-transformer",
         title="Nucleotide Transformer",
         alphabet="dna",
@@ -291,7 +303,7 @@ def recognise(config: Any, vocab: Mapping[str, int], name: str = "") -> Family:
 
 
 def kind_of_vocabulary(vocab: Iterable[str]) -> Vocabulary:
-    """Say what the tokens of a vocabulary are: single residues, k-mers, longer pieces of DNA or protein, or other."""
+    """Say what the tokens of a vocabulary are: amino acids, nucleotides, k-mers, longer pieces of either, or other."""
     tokens = set(vocab)
     if "<AA2fold>" in tokens:
         return "3di"
@@ -301,6 +313,8 @@ def kind_of_vocabulary(vocab: Iterable[str]) -> Vocabulary:
         return "marked"
     if len(tokens) < 300 and tokens.issuperset(AMINO_ACIDS):
         return "residues"
+    if _is_nucleotides(tokens):
+        return "nucleotides"
     words = [token for token in tokens if len(token) > 1 and token.isalpha()]
     if len(words) * 2 > len(tokens) and _share(words, NUCLEOTIDES + "N") > 0.9:
         return "dna pieces"
@@ -308,6 +322,13 @@ def kind_of_vocabulary(vocab: Iterable[str]) -> Vocabulary:
     if tokens.issuperset(AMINO_ACIDS) and _share(words, AMINO_ACIDS + "XBZUO") > 0.8:
         return "protein pieces"
     return "other"
+
+
+def _is_nucleotides(tokens: set[str]) -> bool:
+    """True for A, C, G, T and at most the letters of ambiguous bases, with no longer words of them."""
+    letters = {token for token in tokens if len(token) == 1 and token.isalpha()}
+    longer = any(len(token) > 1 and set(token) <= set(NUCLEOTIDES) for token in tokens)
+    return letters.issuperset(NUCLEOTIDES) and letters <= set(NUCLEOTIDES + _AMBIGUOUS_BASES) and not longer
 
 
 def kmer_length(vocab: Iterable[str]) -> int | None:
@@ -324,7 +345,7 @@ def _share(words: list[str], letters: str) -> float:
 
 def _choose(rows: list[Family], config: Any, vocab: Mapping[str, int], name: str) -> Family:
     """Pick among rows that share model type and vocabulary: by positions, size of the vocabulary, or the name."""
-    if getattr(config, "model_type", "") == "esm" and rows[0].kmer is None:
+    if rows[0].name == "esm2":
         rotary = getattr(config, "position_embedding_type", "absolute") == "rotary"
         return FAMILIES["esm2" if rotary else "esm1b"]
     if rows[0].name == "dnabert2":  # 4096 pieces; GENA-LM has 32000
@@ -350,7 +371,7 @@ _DECODERS = {
 
 def _generic(config: Any, vocab: Mapping[str, int], kind: Vocabulary) -> Family:
     """Safe defaults for an unknown model: only what can be read off its configuration and vocabulary."""
-    is_dna = kind in ("kmers", "dna pieces")
+    is_dna = kind in ("nucleotides", "kmers", "dna pieces")
     is_causal = bool(getattr(config, "is_decoder", False)) or getattr(config, "model_type", "") in _DECODERS
     return replace(
         FAMILIES[GENERIC],

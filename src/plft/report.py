@@ -62,14 +62,14 @@ def write_report(run_folder: Path) -> Path:
     main split.  Raises PlftError when the folder is not a run or one of the files is damaged.
     """
     run = read_run(Path(run_folder))
-    return _write(run.folder / REPORT, _render("report.html.j2", page(run)))
+    return _write(run.folder / REPORT, render("report.html.j2", page(run)))
 
 
 def write_model_card(run_folder: Path) -> Path:
     """Write README.md, the model card, into a run folder and return its path. Raises PlftError like `write_report`."""
     run = read_run(Path(run_folder))
     front = yaml.safe_dump(front_matter(run), sort_keys=False, allow_unicode=True)
-    return _write(run.folder / CARD, _render("model_card.md.j2", {**words(run), "front_matter": front}))
+    return _write(run.folder / CARD, render("model_card.md.j2", {**words(run), "front_matter": front}))
 
 
 def _write(path: Path, text: str) -> Path:
@@ -79,7 +79,8 @@ def _write(path: Path, text: str) -> Path:
     return path
 
 
-def _render(template: str, context: dict[str, Any]) -> str:
+def render(template: str, context: dict[str, Any]) -> str:
+    """Fill in one of the package's templates; values are escaped in HTML."""
     environment = Environment(
         loader=PackageLoader("plft", "templates"),
         autoescape=lambda name: name is None or ".html" in name,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,7 +19,7 @@ from transformers import (
     T5Config,
 )
 
-from plft.errors import unknown_name
+from plft.errors import PlftError, unknown_name
 from plft.vocabularies import scratch_tokenizer
 
 Shape = Callable[[PreTrainedTokenizerBase], PreTrainedConfig]
@@ -43,10 +44,30 @@ class Architecture:
 
 
 def architecture(name: str) -> Architecture:
-    """Return a row of :data:`ARCHITECTURES`; an unknown name is a PlftError with a suggestion."""
-    if name not in ARCHITECTURES:
-        raise unknown_name("scratch model", name, (each for each in ARCHITECTURES if not each.startswith("tiny-")))
-    return ARCHITECTURES[name]
+    """Return a row of :data:`ARCHITECTURES`, or build the one that a name spells out: ``esm2-6x192x3``.
+
+    Such a name is a key of :data:`ANY_SHAPE`, then layers, width and heads; the feed-forward layers are four times as
+    wide. A name that is neither, and a width that the heads cannot share, are a PlftError.
+    """
+    if name in ARCHITECTURES:
+        return ARCHITECTURES[name]
+    spelled = _SPELLED_OUT.fullmatch(name)
+    if spelled is None:
+        named = [each for each in ARCHITECTURES if not each.startswith("tiny-")]
+        raise unknown_name("scratch model", name, [*named, *(f"{kind}-LAYERSxWIDTHxHEADS" for kind in ANY_SHAPE)])
+    return _spelled_out(spelled["kind"], *(int(spelled[part]) for part in ("layers", "width", "heads")))
+
+
+def _spelled_out(kind: str, layers: int, width: int, heads: int) -> Architecture:
+    """Rotary positions turn pairs of numbers, so every head is an even number wide."""
+    if not layers or not heads or not width or width % (2 * heads):
+        unit = 2 * max(heads, 1)
+        nearest = f"{kind}-{max(layers, 1)}x{max(round(width / unit), 1) * unit}x{max(heads, 1)}"
+        raise PlftError(
+            f"Scratch model '{kind}-{layers}x{width}x{heads}' cannot be built: layers, width and heads must be at "
+            f"least 1, and the width a multiple of twice the heads. Try '{nearest}'."
+        )
+    return Architecture(ANY_SHAPE[kind], _esm(layers, width, heads))
 
 
 # -- shapes ------------------------------------------------------------------------------------------------------------
@@ -124,6 +145,7 @@ def _t5(layers: int, width: int, heads: int, head_width: int, feed_forward: int,
             vocab_size=len(tokenizer),
             pad_token_id=tokenizer.pad_token_id,
             eos_token_id=tokenizer.eos_token_id,
+            decoder_start_token_id=tokenizer.pad_token_id,  # as in the published checkpoints
             num_layers=layers,
             d_model=width,
             num_heads=heads,
@@ -207,6 +229,10 @@ def _electra(layers: int, width: int, heads: int) -> Shape:
 
 _PROTT5_XL = (24, 1024, 32, 128, 16384)
 
+# kinds of names that spell out their shape, and the family they belong to
+ANY_SHAPE = {"esm2": "esm2", "dna": "esm-dna"}
+_SPELLED_OUT = re.compile(rf"(?P<kind>{'|'.join(ANY_SHAPE)})-(?P<layers>\d+)x(?P<width>\d+)x(?P<heads>\d+)")
+
 ARCHITECTURES: dict[str, Architecture] = {
     "esm2-0.2m": Architecture("esm2", _esm(4, 64, 4)),
     "esm2-1m": Architecture("esm2", _esm(5, 128, 4)),
@@ -223,11 +249,19 @@ ARCHITECTURES: dict[str, Architecture] = {
     "protbert": Architecture("protbert", _bert(30, 1024, 16, 4096, positions=40000)),
     "prott5-xl": Architecture("prott5", _t5(*_PROTT5_XL)),
     "prostt5": Architecture("prostt5", _t5(*_PROTT5_XL)),
+    # sizes with the decoder, which pretraining needs
+    "t5-1m": Architecture("prott5", _t5(4, 96, 3, 32, 384, dropout_rate=0.0)),
+    "t5-8m": Architecture("prott5", _t5(8, 192, 3, 64, 768, dropout_rate=0.0)),
     "ankh-base": Architecture("ankh", _t5(48, 768, 12, 64, 3072, **_ANKH)),
     "ankh-large": Architecture("ankh", _t5(48, 1536, 16, 64, 3840, **_ANKH)),
     "protgpt2": Architecture("protgpt2", _gpt2(36, 1280, 20), {"size": 50257}),
+    "protgpt2-1m": Architecture("protgpt2", _gpt2(4, 128, 2, dropout=0.0), {"size": 1024}),
+    "protgpt2-10m": Architecture("protgpt2", _gpt2(7, 320, 5, dropout=0.0), {"size": 4096}),
     "mistral-dna-1m": Architecture("mistral-dna", _mixtral(4, 64, 8, experts=8, positions=256)),
     "mistral-dna-17m": Architecture("mistral-dna", _mixtral(8, 256, 8, experts=8, positions=512)),
+    "dna-1m": Architecture("esm-dna", _esm(5, 128, 4)),
+    "dna-3m": Architecture("esm-dna", _esm(7, 192, 3)),
+    "nt-1m": Architecture("nucleotide-transformer", _esm(2, 128, 4, **_NUCLEOTIDE_TRANSFORMER)),
     # width, depth and heads of NT-v2 50M; its gated feed-forward is remote code, so a plain one with as many weights
     "nt-50m": Architecture("nucleotide-transformer", _esm(12, 512, 16, 3072, **_NUCLEOTIDE_TRANSFORMER)),
     **{f"dnabert-{k}": Architecture("dnabert", _bert(12, 768, 12, 3072, 512, 0.1), {"kmer": k}) for k in (3, 4, 5, 6)},
@@ -243,6 +277,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "tiny-nucleotide-transformer": Architecture(
         "nucleotide-transformer", _esm(2, 32, 2, **_NUCLEOTIDE_TRANSFORMER), {"kmer": 6}
     ),
+    "tiny-dna": Architecture("esm-dna", _esm(2, 32, 2)),
     "tiny-dnabert": Architecture("dnabert", _bert(2, 32, 2, 64, 512), {"kmer": 3}),
     "tiny-generic": Architecture("generic", _electra(2, 32, 2)),
 }

@@ -106,19 +106,54 @@ class ResidueTokenizer:
 
     def encode_all(self, sequences: Iterable[str]) -> list[Encoded]:
         """Return the tokens of many sequences, in their order, none longer than the family's hard limit."""
-        sequences = list(sequences)
+        return [_within(each, self.family.max_tokens) for each in self._encode_whole(list(sequences))]
+
+    def _encode_whole(self, sequences: list[str]) -> list[Encoded]:
         encoded = [self._table.encode(sequence) if self._table else None for sequence in sequences]
         rest = [i for i, each in enumerate(encoded) if each is None]
         others = _through_tokenizer(self.tokenizer, self.family, self._spell, [sequences[i] for i in rest])
         for i, each in zip(rest, others, strict=True):
             encoded[i] = each
-        return [_within(each, self.family.max_tokens) for each in encoded if each is not None]
+        return [each for each in encoded if each is not None]
 
     @cached_property
     def n_special(self) -> int:
         """Tokens around a sequence that stand for no residue (a prefix included)."""
         spans = self.encode("A").spans
         return int((spans[:, 0] == spans[:, 1]).sum())
+
+    @cached_property
+    def around(self) -> tuple[list[int], list[int]]:
+        """Token ids before the first residue and after the last; a causal model that has none gets its end token.
+
+        Without that, a model of several sequences in a row could never learn where one begins.
+        """
+        encoded = self.encode("AAAAAAAA")
+        where = np.flatnonzero(encoded.spans[:, 1] > encoded.spans[:, 0])
+        before, after = encoded.input_ids[: where[0]].tolist(), encoded.input_ids[where[-1] + 1 :].tolist()
+        end = self.tokenizer.eos_token_id
+        if self.family.causal and not before and not after and end is not None:
+            return [int(end)], [int(end)]
+        return before, after
+
+    @property
+    def letters(self) -> np.ndarray:
+        """ASCII code of every token of a letterwise tokenizer: (vocabulary,) uint8, X for those that are no letter."""
+        codes = np.full(len(self.tokenizer.get_vocab()) + 1, ord("X"), dtype=np.uint8)
+        if self._table is not None:
+            known = np.flatnonzero(self._table.ids >= 0)
+            codes[self._table.ids[known][::-1]] = known[
+                ::-1
+            ]  # of letters that share a token, the first in the alphabet
+        return codes
+
+    def bodies(self, sequences: Iterable[str]) -> list[np.ndarray]:
+        """Return the tokens of sequences without the special ones around them, however long: (tokens,) int32 each."""
+        found = []
+        for encoded in self._encode_whole(list(sequences)):
+            where = np.flatnonzero(encoded.spans[:, 1] > encoded.spans[:, 0])
+            found.append(encoded.input_ids[where[0] : where[-1] + 1])
+        return found
 
     @property
     def max_residues(self) -> int | None:

@@ -29,6 +29,7 @@ from plft.errors import look_up
 from plft.families import AMINO_ACIDS, NUCLEOTIDES
 
 _ESM = ["<cls>", "<pad>", "<eos>", "<unk>", *"LAGVSERTIDPKQNFYMHWCXBUZO.-", "<null_1>", "<mask>"]
+_ESM_DNA = ["<cls>", "<pad>", "<eos>", "<unk>", *NUCLEOTIDES, "N", "<mask>"]
 _PROTBERT = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"LAGVESIKRDTPNQFYMHCWXUBZO"]
 _T5_SPECIAL = ["<pad>", "</s>", "<unk>"]
 _T5_LETTERS = "ALGVSREDTIPKFQNYMHWCXBOUZ"
@@ -117,6 +118,12 @@ def _ankh(**_: Any) -> PreTrainedTokenizerBase:
     return _letters(symbols, "$A </s>", pad_token="<pad>", eos_token="</s>", unk_token="<unk>")
 
 
+def _esm_dna(**_: Any) -> PreTrainedTokenizerBase:
+    names = ("cls_token", "pad_token", "eos_token", "unk_token", "mask_token")
+    special = dict(zip(names, [*_ESM_DNA[:4], _ESM_DNA[-1]], strict=True))
+    return _letters(_ESM_DNA, "<cls> $A <eos>", **special)
+
+
 def _generic(**_: Any) -> PreTrainedTokenizerBase:
     names = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
     special = dict(zip(names, ("<pad>", "<unk>", "<s>", "</s>", "<mask>"), strict=True))
@@ -191,6 +198,7 @@ TOKENIZERS: dict[str, Callable[..., PreTrainedTokenizerBase]] = {
     "ankh": _ankh,
     "protgpt2": _protgpt2,
     "mistral-dna": _mistral_dna,
+    "esm-dna": _esm_dna,
     "nucleotide-transformer": _nucleotide_transformer,
     "dnabert": _dnabert,
     "generic": _generic,

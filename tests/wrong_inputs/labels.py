@@ -198,7 +198,10 @@ SPLITTING = (
     Case(
         "a way to split that there is not",
         "split good.csv --by stratifed -o out.csv",
-        "Unknown way to split 'stratifed'. Known: random, stratified, group. Did you mean 'stratified'?",
+        (
+            "Unknown way to split 'stratifed'. Known: random, stratified, group, homology, mutations, position. "
+            "Did you mean 'stratified'?"
+        ),
     ),
     Case(
         "shares that leave nothing",
@@ -220,6 +223,50 @@ SPLITTING = (
         "a table format that there is not",
         "split good.csv -o out.txt",
         "Unknown table format '.txt'. Known: .csv, .tsv, .jsonl, .parquet.",
+    ),
+    Case(
+        "one family alone",
+        "split f.csv -o out.csv --by homology",
+        (
+            "Cannot split 1 group(s) of sequences related at 30 % identity over 80 % of a sequence into train, valid, "
+            "test. Raise --identity, or split --by random, mutations or position."
+        ),
+        {"f.csv": table("sequence,label", *(f"{''.join(PROTEINS)[:at]},{at % 2}" for at in range(70, 76)))},
+    ),
+    Case(
+        "an identity in per cent",
+        "split good.csv -o out.csv --by homology --identity 30",
+        "The identity 30 is not a share above 0 and up to 1. Give 0.3 for 30 %.",
+    ),
+    Case(
+        "a coverage of nothing",
+        "check good.csv --leakage --coverage 0",
+        "The coverage 0 is not a share above 0 and up to 1. Give 0.3 for 30 %.",
+    ),
+    Case(
+        "a search for leakage without splits",
+        "check n.csv --leakage",
+        "Leakage needs a train split and at least one other. Give --valid or --test, or plft split first.",
+        {"n.csv": table("sequence,label", "MKTAYIAKQR,1", "QISFVKSHFS,0")},
+    ),
+    Case(
+        "one fold",
+        "split good.csv -o out.csv --folds 1",
+        "1 folds are none. Give --folds 2 or more.",
+    ),
+    Case(
+        "a mutational scan with insertions",
+        "split i.csv -o out.csv --by mutations",
+        (
+            "i.csv, row 2: 4 residues where the reference has 3 (1 such sequences). A mutational scan needs sequences "
+            "of one length; split --by homology or random instead."
+        ),
+        {"i.csv": table("sequence,label", "MKT,1", "MKTA,0", "MAT,1")},
+    ),
+    Case(
+        "a wild type in no file",
+        "split good.csv -o out.csv --by mutations --wild-type wt.fasta",
+        "No such file: wt.fasta.",
     ),
 )
 

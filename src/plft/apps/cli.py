@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from plft import __version__
+from plft.apps import language, scoring, splitting
 from plft.errors import PlftError
 
 app = typer.Typer(
@@ -112,6 +113,14 @@ def check(
     label_column: LabelOption = None,
     split_column: SplitColumnOption = None,
     missing: MissingOption = None,
+    leakage: Annotated[
+        bool, typer.Option("--leakage", help="Also search the other splits for relatives of training sequences.")
+    ] = False,
+    identity: Annotated[
+        float | None,
+        typer.Option(help="Identity from which sequences are related (--leakage); 0.3, for DNA and RNA 0.8."),
+    ] = None,
+    coverage: Annotated[float, typer.Option(help="Share of a sequence that the alignment spans (--leakage).")] = 0.8,
     json: JsonOption = False,
 ) -> None:
     """What a file holds and what is wrong with it, before anything is trained."""
@@ -119,6 +128,7 @@ def check(
     from plft.audit import audit
     from plft.config import DataConfig
     from plft.labels import TaskType
+    from plft.leakage import find_leakage
     from plft.records import load_data
 
     values = DataConfig(**data_values(data, valid, test, sequence_column, label_column, split_column, missing))
@@ -127,63 +137,16 @@ def check(
         records = load_data(values.file, values.valid, values.test, values.columns)
         chosen = None if task in (None, "auto") else TaskType.named(task)
         findings = audit(records, chosen, missing=missing, columns=values.columns.labels)
+        leaks = find_leakage(records, identity, coverage) if leakage else None
     if json:
-        console.as_json(findings.to_json())
-    else:
-        console.findings(findings, Path(data).name)
+        console.as_json(findings.to_json() | ({"leakage": leaks.to_json()} if leaks else {}))
+        return
+    console.findings(findings, Path(data).name)
+    if leaks is not None:
+        console.leakage(leaks)
 
 
-@app.command(epilog=example("plft split proteins.csv -o split.csv --by stratified"))
-def split(
-    data: DataArgument,
-    out: Annotated[
-        Path, typer.Option("-o", "--out", help="Table to write (csv, tsv, jsonl, parquet).", show_default=False)
-    ],
-    by: Annotated[str, typer.Option(help="random, stratified or group.")] = "stratified",
-    group: Annotated[
-        str | None, typer.Option(help="Column of the groups that must stay together (--by group).")
-    ] = None,
-    valid: Annotated[float, typer.Option(help="Share of the validation part.")] = 0.1,
-    test: Annotated[float, typer.Option(help="Share of the test part.")] = 0.1,
-    seed: Annotated[int, typer.Option(help="Seed.")] = 0,
-    task: TaskOption = None,
-    sequence_column: SequenceOption = None,
-    label_column: LabelOption = None,
-) -> None:
-    """Add a split column to a table; equal sequences always stay in one part."""
-    from plft import console
-    from plft.formats import reader_of, rows_of
-    from plft.labels import TaskType, guess_task
-    from plft.records import Columns, load_data
-    from plft.splits import assign_splits
-    from plft.tables import TableWriter
-
-    path = Path(data)
-    if path.resolve() == out.resolve():
-        raise PlftError(f"{out} is the input, which would be replaced. Choose another --out.")
-    if path.is_dir():
-        raise PlftError(f"{data} is a folder, whose files are splits already. Give one table or FASTA file.")
-    labels = tuple(label_column or ["label"])
-    columns = Columns(
-        sequence=sequence_column or "sequence",
-        label=labels if len(labels) > 1 else labels[0],
-        extra=(group,) if group else (),
-    )
-    records = load_data(path, columns=columns)
-    labelled = any(each.label is not None for each in records)
-    guessed = guess_task(records).task if labelled else TaskType.SEQ_CLASSIFICATION
-    chosen = guessed if task in (None, "auto") else TaskType.named(task)
-    way = by if labelled or by != "stratified" else "random"
-    made = assign_splits(records, way, task=chosen, seed=seed, valid=valid, test=test, group=group)
-    rows = zip(rows_of(path, reader_of(path)), made.records, strict=True)
-    table = [{**row, "split": record.split} for row, record in rows]
-    names = list(dict.fromkeys(name for row in table for name in row))  # JSON lines and FASTA may differ by row
-    with TableWriter(out) as write:
-        write({name: row.get(name) for name in names} for row in table)
-    console.say(made.sentence)
-    flags = "".join(f" --label-column {name}" for name in label_column or [])
-    flags += f" --sequence-column {sequence_column}" if sequence_column else ""
-    console.result(f"{out}\nnext: plft train {out}{flags} --out RUN")
+app.command("split", epilog=example("plft split proteins.csv -o split.csv --by stratified"))(splitting.split)
 
 
 @app.command(epilog=example("plft train proteins.csv --model scratch:esm2-1m --tune full --out run1"))
@@ -393,6 +356,13 @@ def embed(
     for sentence in answered.sentences:
         console.say(sentence)
     console.result(str(out))
+
+
+app.command(epilog=example("plft pretrain proteins.fasta.gz --arch esm2-1m --minutes 30 --out model"))(
+    language.pretrain
+)
+app.command(epilog=example("plft adapt family.fasta --model builtin:protein --minutes 10 --out model"))(language.adapt)
+app.command("score-lm", epilog=example("plft score-lm builtin:protein proteins.fasta -o scores.csv"))(scoring.score_lm)
 
 
 @app.command(epilog=example("plft models --json"))

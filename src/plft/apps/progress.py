@@ -35,3 +35,20 @@ class TrainingProgress(TrainerCallback):
         self.bar.remove_task(self.task)
         if state.best_global_step:
             console.say(f"{state.global_step} steps; the best checkpoint is that of step {state.best_global_step}")
+
+
+class PretrainingProgress(TrainingProgress):
+    """The same for language models: the number of steps may change, and what counts is held-out perplexity."""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Advance by one step; a budget in minutes changes how many there are."""
+        self.bar.update(self.task, completed=state.global_step, total=state.max_steps)
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float], **kwargs: Any) -> None:
+        """Print the line of this evaluation."""
+        if "eval_perplexity" in metrics:
+            console.say(f"step {state.global_step:,}: held-out perplexity {metrics['eval_perplexity']:.2f}")
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Take the bar away."""
+        self.bar.remove_task(self.task)

@@ -1,0 +1,357 @@
+"""What is read, decided and checked before a language model trains: model, corpus, held-out part, sizes of batches."""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from plft.alphabet import ALPHABETS
+from plft.attention import can_pack, fuse, use_packing
+from plft.checkpoints import Checkpoint, resolve
+from plft.config import LanguageModelConfig
+from plft.corpus import Corpus, Crops, Part, hold_out, tokenise, without_copies, write_fasta
+from plft.errors import PlftError
+from plft.homology import IDENTITY, find_mmseqs, homologous_queries
+from plft.language_models import load_language_model
+from plft.objectives import OBJECTIVES, LanguageModelTask, Symbols, check_symbols
+from plft.pretraining import Recipe
+from plft.records import read_records
+from plft.runfolder import read_json, write_json
+from plft.training import choose_precision, has_accelerator
+from plft.tuning import count_parameters
+
+CROP = 512  # tokens
+CPU_BATCH, GPU_BATCH = 4096, 65536  # tokens per pass: activations that stay in a CPU's cache, or fill a GPU
+STEPS_WANTED = 3000  # a budget is divided into about so many steps, where that leaves steps large enough
+SMALLEST_STEP, LARGEST_STEP = 8192, 1_000_000  # tokens; the cramming recipe takes about the latter (Frey et al. 2024)
+HELD_OUT_SEED = 2**20  # crops and masks of held-out sequences are the same in every run
+CANDIDATES = 3  # so many times as many sequences are searched as are to be held out
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What the configuration left open, decided once and kept for resuming. Tokens are per process."""
+
+    crop: int
+    batch_tokens: int
+    accumulation: int
+    learning_rate: float
+    precision: str
+
+    @property
+    def step_tokens(self) -> int:
+        """Tokens that one process reads per optimiser step, at most."""
+        return self.batch_tokens * self.accumulation
+
+
+@dataclass(frozen=True)
+class Data:
+    """A corpus and its parts. clean: the held-out entries without homologs in training, None where not searched."""
+
+    corpus: Corpus
+    train: Part
+    held_out: Part
+    clean: Part | None
+    general: Part | None
+
+    @property
+    def measured(self) -> dict[str, Part]:
+        """The parts that perplexity is measured on, by name."""
+        parts = {"held_out": self.held_out, "clean": self.clean, "general": self.general}
+        return {name: part for name, part in parts.items() if part is not None and len(part)}
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything a language model's training needs."""
+
+    config: LanguageModelConfig
+    checkpoint: Checkpoint
+    data: Data
+    task: LanguageModelTask
+    choices: Choices
+    sentences: list[str]
+
+    @property
+    def recipe(self) -> Recipe:
+        """How crops become batches."""
+        return make_recipe(self.config, self.checkpoint, self.task, self.choices.batch_tokens)
+
+    @property
+    def crops(self) -> Crops:
+        """The crops that are learned from."""
+        return Crops(self.data.train, self.checkpoint.residue_tokenizer, self.choices.crop, self.config.seed)
+
+    def batches(self, part: Part, most: int) -> Iterator[dict[str, Any]]:
+        """Batches of about `most` tokens of a held-out part: always the same crops, masked in the same way."""
+        crops = Crops(part, self.checkpoint.residue_tokenizer, self.choices.crop, HELD_OUT_SEED)
+        n_crops = min(crops.n, max(1, int(most * crops.n / max(1, part.n_tokens))))
+        for rows in self.recipe.cut(crops, 0, n_crops):
+            yield on_device(self.recipe.batch(crops, rows))
+
+
+def prepare(config: LanguageModelConfig, out: Path, say: Say, started: float, resume: bool) -> Prepared:
+    """Read the files, load the model and decide what the configuration leaves open.
+
+    out: keeps the decisions; a resumed run takes them from there.  started: when the budget began (`time.monotonic`).
+    """
+    sentences: list[str] = []
+
+    def tell(sentence: str) -> None:
+        sentences.append(sentence)
+        say(sentence)
+
+    checkpoint = find_model(config)
+    data = read_data(config, checkpoint, tell)
+    task = build_task(config, checkpoint, tell)
+    choices = choose(config, checkpoint, data, task, out, started, resume)
+    trainable, total = count_parameters(task)
+    tell(
+        f"{checkpoint.lasting_name}: {trainable:,} of {total:,} weights learn "
+        f"{OBJECTIVES[checkpoint.family.objective].title}; crops of {choices.crop} tokens, "
+        f"{choices.step_tokens * processes():,} tokens a step, learning rate {choices.learning_rate:.2g}, "
+        f"{choices.precision}"
+    )
+    return Prepared(config, checkpoint, data, task, choices, sentences)
+
+
+def find_model(config: LanguageModelConfig) -> Checkpoint:
+    """The model to begin with; the tokenizer of a scratch model that learns its pieces is trained on the files."""
+    sequences = (record.sequence for file in config.files for record in read_records(Path(file), labelled=False))
+    checkpoint = resolve(
+        config.model,
+        revision=config.revision,
+        trust_remote_code=config.trust_remote_code,
+        sequences=sequences if config.model.startswith("scratch:") else None,
+        seed=config.seed,
+    )
+    check_symbols(checkpoint, Symbols.of(checkpoint))
+    return checkpoint
+
+
+# -- data --------------------------------------------------------------------------------------------------------------
+
+
+def read_data(config: LanguageModelConfig, checkpoint: Checkpoint, say: Say) -> Data:
+    """Tokenise the files, hold a part out, and leave exact copies of what is learned out of it."""
+    tokenizer, is_dna = checkpoint.residue_tokenizer, checkpoint.family.alphabet == "dna"
+    if config.both_strands and not is_dna:
+        raise PlftError("--both-strands is for DNA, and this model reads proteins. Leave it out.")
+    both_strands = is_dna if config.both_strands is None else config.both_strands
+    corpus = tokenise([Path(file) for file in config.files], tokenizer, both_strands=both_strands)
+    facts = corpus.facts
+    replaced = f"; {facts.unknown:,} unknown letters replaced" if facts.unknown else ""
+    copies = f"{facts.duplicates:,} exact copies left out"
+    say(f"{facts.sequences:,} sequences, {facts.residues:,} residues; {copies}{replaced}")
+    train, held_out, clean = _held_out(config, checkpoint, corpus, say)
+    general = tokenise([Path(file) for file in config.general], tokenizer) if config.general else None
+    return Data(corpus, train, held_out, clean, None if general is None else Part(general))
+
+
+def _held_out(
+    config: LanguageModelConfig, checkpoint: Checkpoint, corpus: Corpus, say: Say
+) -> tuple[Part, Part, Part | None]:
+    """What is learned, what is held out, and which of that has no homologs in what is learned."""
+    if config.valid:
+        tokenizer = checkpoint.residue_tokenizer
+        held_out, copies = without_copies(tokenise([Path(file) for file in config.valid], tokenizer), corpus)
+        say(f"{len(held_out):,} held-out sequences; {copies:,} exact copies of training sequences left out of them")
+        return Part(corpus), held_out, None
+    if not config.held_out_share:
+        return Part(corpus), Part(corpus, np.empty(0, np.int64)), None
+    can_search = find_mmseqs() is not None and checkpoint.residue_tokenizer.is_letterwise
+    if not can_search:
+        train, held_out = hold_out(corpus, config.held_out_share, seed=config.seed)
+        why = "MMseqs2 is not installed" if find_mmseqs() is None else "this tokenizer's tokens are not single letters"
+        say(f"{len(held_out):,} of {len(corpus):,} stretches held out by chance, homologs among them: {why}")
+        return train, held_out, None
+    _, candidates = hold_out(corpus, CANDIDATES * config.held_out_share, seed=config.seed)
+    wanted = max(1, len(candidates) // CANDIDATES)
+    clean = _without_homologs(checkpoint, corpus, candidates)[:wanted]
+    if not len(clean):
+        train, held_out = hold_out(corpus, config.held_out_share, seed=config.seed)
+        say(f"{len(held_out):,} stretches held out by chance: every one searched has a homolog in the rest")
+        return train, held_out, None
+    held_out = Part(corpus, clean)
+    say(
+        f"{len(held_out):,} of {len(corpus):,} stretches held out, none with a homolog in the rest "
+        f"({IDENTITY[checkpoint.family.alphabet]:.0%} identity, MMseqs2)"
+    )
+    return Part(corpus, without=clean), held_out, held_out
+
+
+def _without_homologs(checkpoint: Checkpoint, corpus: Corpus, candidates: Part) -> np.ndarray:
+    """The candidates without an alignment to any other entry of the corpus."""
+    letters = checkpoint.residue_tokenizer.letters
+    entries = candidates.entries if candidates.entries is not None else np.arange(len(corpus))
+    with tempfile.TemporaryDirectory() as folder:
+        rest = Path(folder) / "rest.fasta"
+        write_fasta(Part(corpus, without=entries), letters, rest)
+        queries = [
+            letters[corpus.read(int(entry), 0, int(corpus.lengths[entry]))].tobytes().decode() for entry in entries
+        ]
+        has_homolog = homologous_queries(queries, rest, ALPHABETS[checkpoint.family.alphabet])
+    return entries[~has_homolog]
+
+
+# -- the model ---------------------------------------------------------------------------------------------------------
+
+
+def build_task(config: LanguageModelConfig, checkpoint: Checkpoint, say: Say) -> LanguageModelTask:
+    """The model with its head, ready to train: packed where it can be, with LoRA or without biases where asked."""
+    model: Any = load_language_model(checkpoint, seed=config.seed)
+    for name, parameter in model.named_parameters():
+        if "contact_head" in name:  # ESM's; it takes no part in the objective
+            parameter.requires_grad = False
+    if not config.biases:
+        _without_biases(model)
+    fuse(model)
+    if can_pack(model):
+        use_packing(model)
+    else:
+        say(f"{checkpoint.family.title} cannot be packed: batches are padded, sorted by length")
+    if config.method == "lora":
+        from peft import LoraConfig, get_peft_model
+
+        targets = list(checkpoint.family.lora_targets) or "all-linear"
+        model = get_peft_model(model, LoraConfig(r=config.rank, lora_alpha=2 * config.rank, target_modules=targets))
+    return LanguageModelTask(model)
+
+
+def _without_biases(model: nn.Module) -> None:
+    """Set the biases of all linear layers to zero and keep them there (the cramming recipe leaves them out)."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear) and module.bias is not None:
+            nn.init.zeros_(module.bias)
+            module.bias.requires_grad = False
+
+
+def make_recipe(
+    config: LanguageModelConfig, checkpoint: Checkpoint, task: LanguageModelTask, batch_tokens: int
+) -> Recipe:
+    """How crops become batches of `batch_tokens` for this model."""
+    return Recipe(
+        objective=OBJECTIVES[checkpoint.family.objective],
+        symbols=Symbols.of(checkpoint),
+        rate=config.rate,
+        budget=batch_tokens,
+        pad_id=None if can_pack(task.plain) else checkpoint.residue_tokenizer.pad_token_id,
+    )
+
+
+# -- sizes -------------------------------------------------------------------------------------------------------------
+
+
+def choose(
+    config: LanguageModelConfig,
+    checkpoint: Checkpoint,
+    data: Data,
+    task: LanguageModelTask,
+    out: Path,
+    started: float,
+    resume: bool,
+) -> Choices:
+    """Decide what was left open; a resumed run keeps what was decided."""
+    file = out / "choices.json"
+    if resume and file.is_file():
+        return Choices(**read_json(file))
+    choices = Choices(
+        crop=min(config.crop or CROP, checkpoint.family.max_tokens or config.crop or CROP),
+        batch_tokens=config.batch_residues or (GPU_BATCH if has_accelerator() else CPU_BATCH),
+        accumulation=1,
+        learning_rate=config.learning_rate or _learning_rate(config, checkpoint),
+        precision=choose_precision(config.precision, checkpoint.family)[0],
+    )
+    if choices.batch_tokens < choices.crop:
+        raise PlftError(
+            f"A batch of {choices.batch_tokens} tokens cannot hold a crop of {choices.crop}. "
+            "Raise --batch-residues, or lower --crop."
+        )
+    wanted = config.step_residues or _step_tokens(config, checkpoint, data, task, choices, started)
+    choices = replace(choices, accumulation=max(1, round(wanted / choices.batch_tokens / processes())))
+    if is_first():
+        write_json(file, asdict(choices))
+    return choices
+
+
+def _learning_rate(config: LanguageModelConfig, checkpoint: Checkpoint) -> float:
+    """Falls with the root of the width: 2e-3 at 128, 4e-4 near 3000. All weights of a trained model take a fifth."""
+    peak = 2e-3 * math.sqrt(128 / checkpoint.width)
+    return peak if checkpoint.is_scratch or config.method == "lora" else peak / 5
+
+
+def _step_tokens(
+    config: LanguageModelConfig,
+    checkpoint: Checkpoint,
+    data: Data,
+    task: LanguageModelTask,
+    choices: Choices,
+    started: float,
+) -> int:
+    """Tokens per step such that the budget gives about `STEPS_WANTED`; the speed of this machine is measured for it."""
+    total = config.residues or (config.steps or 0) * SMALLEST_STEP
+    if config.minutes is not None:
+        left = 60 * config.minutes - (time.monotonic() - started)
+        total = int(_tokens_per_second(config, checkpoint, data, task, choices) * max(0.0, left) * processes())
+    return min(LARGEST_STEP, max(SMALLEST_STEP, total // STEPS_WANTED))
+
+
+def _tokens_per_second(
+    config: LanguageModelConfig, checkpoint: Checkpoint, data: Data, task: LanguageModelTask, choices: Choices
+) -> float:
+    """Speed of three forward and backward passes, after one that is not counted."""
+    recipe = make_recipe(config, checkpoint, task, choices.batch_tokens)
+    crops = Crops(data.train, checkpoint.residue_tokenizer, choices.crop, config.seed)
+    task.to(device())
+    tokens, began = 0, 0.0
+    for number, rows in enumerate(islice(recipe.cut(crops), 4)):
+        began = time.monotonic() if number == 1 else began
+        batch = recipe.batch(crops, rows)
+        tokens += batch["input_ids"].numel() if number else 0
+        with autocast(choices.precision):
+            loss = task(**on_device(batch))
+        loss.backward()
+    task.zero_grad(set_to_none=True)
+    return tokens / (time.monotonic() - began)
+
+
+# -- the machine -------------------------------------------------------------------------------------------------------
+
+
+def processes() -> int:
+    """How many processes train together."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_first() -> bool:
+    """Whether this process writes: the only one, or the first of several."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def device() -> torch.device:
+    """The accelerator, or the CPU."""
+    return torch.accelerator.current_accelerator() or torch.device("cpu") if has_accelerator() else torch.device("cpu")
+
+
+def on_device(batch: dict[str, Any]) -> dict[str, Any]:
+    """A batch with its tensors moved to the device."""
+    return {name: value.to(device()) if isinstance(value, Tensor) else value for name, value in batch.items()}
+
+
+def autocast(precision: str) -> torch.autocast:
+    """Mixed precision as training uses it."""
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+    return torch.autocast(device().type, dtype, enabled=dtype is not None)

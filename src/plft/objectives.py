@@ -1,0 +1,239 @@
+"""What a language model learns from a crop: masked tokens, the next token, or single tokens cut out (T5)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from plft.attention import Packing, run_packed
+from plft.checkpoints import Checkpoint
+from plft.errors import PlftError
+
+NOTHING = -100  # target of a token that is not predicted
+SENTINELS = 100  # T5 has <extra_id_0> to <extra_id_99>
+
+
+@dataclass(frozen=True)
+class Symbols:
+    """The token ids that corruption works with.
+
+    is_special: (vocabulary,) bool, never masked and never put in.  letters: ids that a token may be replaced by.
+    mask: the mask token's id, None without one.  sentinels: ids that stand for a token cut out, in their order.
+    run: consecutive tokens that are masked together (k for overlapping k-mers, which would give each other away).
+    start: what a decoder reads first.
+    """
+
+    is_special: np.ndarray
+    letters: np.ndarray
+    mask: int | None
+    sentinels: np.ndarray
+    run: int = 1
+    start: int = 0
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint) -> Symbols:
+        """From a checkpoint's tokenizer. Letters are the tokens that ordinary residues become."""
+        tokenizer = checkpoint.tokenizer
+        vocabulary = tokenizer.get_vocab()
+        is_special = np.zeros(max(len(tokenizer), max(vocabulary.values()) + 1), dtype=bool)
+        is_special[list(tokenizer.all_special_ids)] = True
+        sentinels = [vocabulary[name] for i in range(SENTINELS) if (name := f"<extra_id_{i}>") in vocabulary]
+        is_special[sentinels] = True
+        unusual = {id for token, id in vocabulary.items() if not _is_word(token, checkpoint.family.alphabet)}
+        letters = np.array(sorted(set(vocabulary.values()) - unusual - set(np.flatnonzero(is_special).tolist())))
+        run = checkpoint.family.kmer or 1 if checkpoint.family.spelling == "kmers" else 1
+        start = getattr(checkpoint.config, "decoder_start_token_id", None) or checkpoint.residue_tokenizer.pad_token_id
+        return cls(is_special, letters, tokenizer.mask_token_id, np.array(sentinels, dtype=np.int64), run, start)
+
+
+def _is_word(token: str, alphabet: str) -> bool:
+    ordinary = "ACGT" if alphabet == "dna" else "ACDEFGHIKLMNPQRSTVWY"
+    plain = token.replace("▁", "").replace("Ġ", "")
+    return bool(plain) and all(letter in ordinary for letter in plain)
+
+
+@dataclass(frozen=True)
+class Corrupted:
+    """One crop as the model gets it. ids: (tokens,).  targets: (tokens,) with `NOTHING` where none is predicted.
+
+    decoder: (ids, targets) of a decoder that answers, for span corruption; targets is then empty.
+    """
+
+    ids: np.ndarray
+    targets: np.ndarray
+    decoder: tuple[np.ndarray, np.ndarray] | None = None
+
+
+Corrupt = Callable[[np.ndarray, Symbols, float, np.random.Generator], Corrupted]
+
+
+def mask_tokens(tokens: np.ndarray, symbols: Symbols, rate: float, random: np.random.Generator) -> Corrupted:
+    """Choose a share of the tokens; 80 % become the mask, 10 % another letter, 10 % stay (Devlin et al. 2019).
+
+    Special tokens are never chosen. tokens: (tokens,) ids.  rate: share of the others that is chosen, on average.
+    """
+    can = ~symbols.is_special[tokens]
+    chosen = can & _runs(random.random(len(tokens)), rate, symbols.run)
+    how = random.random(len(tokens))
+    ids = tokens.copy()
+    ids[chosen & (how < 0.8)] = symbols.mask
+    swapped = chosen & (how >= 0.9)
+    ids[swapped] = random.choice(symbols.letters, int(swapped.sum()))
+    return Corrupted(ids, np.where(chosen, tokens, NOTHING))
+
+
+def _runs(uniform: np.ndarray, rate: float, run: int) -> np.ndarray:
+    """Which tokens are chosen, when every choice takes `run` tokens from there: each with probability `rate`."""
+    if run == 1:
+        return uniform < rate
+    begins = uniform < 1 - (1 - rate) ** (1 / run)
+    chosen = begins.copy()
+    for shift in range(1, run):
+        chosen[shift:] |= begins[:-shift]
+    # tokens near the start have fewer places that a run could begin at: they are chosen on their own account
+    head = np.arange(len(uniform)) < run - 1
+    return np.where(head, uniform < rate, chosen)
+
+
+def next_token(tokens: np.ndarray, symbols: Symbols, rate: float, random: np.random.Generator) -> Corrupted:
+    """Every token predicts the one after it; nothing is corrupted."""
+    return Corrupted(tokens, np.append(tokens[1:], NOTHING))
+
+
+def cut_out(tokens: np.ndarray, symbols: Symbols, rate: float, random: np.random.Generator) -> Corrupted:
+    """Replace a share of the tokens by sentinels, one each, which the decoder answers (Raffel et al. 2020, span 1).
+
+    The decoder reads its start token, then sentinel and answer in turn, and predicts the answers only. At most as many
+    tokens are cut out as there are sentinels.
+    """
+    chosen = np.flatnonzero(~symbols.is_special[tokens] & (random.random(len(tokens)) < rate))
+    if len(chosen) > len(symbols.sentinels):
+        chosen = np.sort(random.choice(chosen, len(symbols.sentinels), replace=False))
+    ids, sentinels = tokens.copy(), symbols.sentinels[: len(chosen)]
+    ids[chosen] = sentinels
+    said = np.stack([sentinels, tokens[chosen]], axis=1).reshape(-1)
+    asked = np.concatenate([[symbols.start], said])[: 2 * len(chosen)]  # nothing follows the last answer
+    answer = np.full(len(asked), NOTHING)
+    answer[1::2] = tokens[chosen]
+    return Corrupted(ids, np.empty(0, np.int64), (asked, answer))
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What is predicted. title: for sentences.  has_rate: a share of tokens is chosen.  default_rate: that share."""
+
+    title: str
+    corrupt: Corrupt
+    has_rate: bool = True
+    default_rate: float = 0.15
+
+
+OBJECTIVES: dict[str, Objective] = {
+    "masked": Objective("masked tokens", mask_tokens),
+    "causal": Objective("the next token", next_token, has_rate=False),
+    "span": Objective("single tokens cut out", cut_out),
+}
+
+
+def check_symbols(checkpoint: Checkpoint, symbols: Symbols) -> None:
+    """Refuse a tokenizer that has no symbol for what the objective leaves out."""
+    objective = checkpoint.family.objective
+    if objective == "masked" and symbols.mask is None:
+        raise PlftError(f"{checkpoint.name}: its tokenizer has no mask token, so masked tokens cannot be learned.")
+    if objective == "span" and not len(symbols.sentinels):
+        raise PlftError(f"{checkpoint.name}: its tokenizer has no <extra_id_0> to <extra_id_99> for span corruption.")
+
+
+# -- batches -----------------------------------------------------------------------------------------------------------
+
+
+def pack(crops: Sequence[Corrupted]) -> dict[str, Any]:
+    """Lay crops end to end, longest first: input_ids, labels (tokens,) and the packing. Nothing is padded."""
+    crops = sorted(crops, key=lambda each: -len(each.ids))
+    return {
+        "input_ids": torch.from_numpy(np.concatenate([each.ids for each in crops])),
+        "labels": torch.from_numpy(np.concatenate([each.targets for each in crops])),
+        "packing": Packing.of([len(each.ids) for each in crops]),
+    }
+
+
+def pad(crops: Sequence[Corrupted], pad_id: int) -> dict[str, Any]:
+    """Lay crops below one another, for models that cannot be packed; for T5 with a decoder's inputs."""
+    ids = _stack([each.ids for each in crops], pad_id)
+    batch = {"input_ids": ids, "attention_mask": _stack([np.ones_like(each.ids) for each in crops], 0)}
+    decoders = [each.decoder for each in crops if each.decoder is not None]
+    if not decoders:
+        return batch | {"labels": _stack([each.targets for each in crops], NOTHING)}
+    return batch | {
+        "decoder_input_ids": _stack([asked for asked, _ in decoders], pad_id),
+        "labels": _stack([answer for _, answer in decoders], NOTHING),
+    }
+
+
+def _stack(rows: Sequence[np.ndarray], fill: int) -> Tensor:
+    result = np.full((len(rows), max(1, *(len(row) for row in rows))), fill, dtype=np.int64)
+    for stacked, row in zip(result, rows, strict=True):
+        stacked[: len(row)] = row
+    return torch.from_numpy(result)
+
+
+# -- loss --------------------------------------------------------------------------------------------------------------
+
+HEADS: dict[str, Callable[[Any], Callable[[Tensor], Tensor]]] = {
+    "esm": lambda model: model.lm_head,
+    "esmc": lambda model: model.lm_head,
+    "bert": lambda model: model.cls,
+    "electra": lambda model: lambda hidden: model.generator_lm_head(model.generator_predictions(hidden)),
+    "mixtral": lambda model: model.lm_head,
+    "gpt2": lambda model: model.lm_head,
+}
+
+
+class LanguageModelTask(nn.Module):
+    """A language model that returns the summed loss of a batch, over predicted positions only.
+
+    model: with its language-model head (`language_models.load_language_model`), in peft's wrapper or not.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.model = model
+
+    @property
+    def config(self) -> Any:
+        """The language model's configuration."""
+        return self.model.config
+
+    @property
+    def plain(self) -> PreTrainedModel:
+        """The transformers model, out of peft's wrapper."""
+        return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+
+    def forward(self, input_ids: Tensor, labels: Tensor, **others: Any) -> Tensor:
+        """Sum of -log p over the predicted positions, in nats: (). others: the rest of a batch of `pack` or `pad`."""
+        logits, targets = self.predicted(input_ids, labels, **others)
+        return F.cross_entropy(logits.float(), targets, reduction="sum")
+
+    def predicted(self, input_ids: Tensor, labels: Tensor, **others: Any) -> tuple[Tensor, Tensor]:
+        """Logits (predicted, vocabulary) and targets (predicted,); the head sees no other position."""
+        model, where = self.plain, labels != NOTHING
+        others.pop("eligible", None)
+        if "decoder_input_ids" in others:
+            return model(input_ids=input_ids, **others).logits[where], labels[where]
+        base = model.base_model
+        packing = others.pop("packing", None)
+        if packing is None:
+            hidden = base(input_ids=input_ids, **others).last_hidden_state
+        else:
+            hidden = run_packed(base, input_ids, packing)
+        head = HEADS.get(model.config.model_type)
+        if head is None:
+            raise PlftError(f"No language-model head is known for '{model.config.model_type}'.")
+        return head(model)(hidden[where]), labels[where]

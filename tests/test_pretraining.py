@@ -1,0 +1,367 @@
+"""Streams of batches, the budget, and language models trained, interrupted, resumed and loaded again."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForSeq2SeqLM, AutoTokenizer, TrainerCallback
+
+import tiny
+from plft.budget import SETTLE, Budget
+from plft.checkpoints import resolve
+from plft.config import language_model_config
+from plft.corpus import Crops, Part, tokenise
+from plft.errors import PlftError
+from plft.language_models import load_language_model
+from plft.language_run import run_language_model
+from plft.ngrams import ngram_perplexities
+from plft.objectives import NOTHING, OBJECTIVES, LanguageModelTask, Symbols
+from plft.pretraining import Recipe, Stream
+
+MOTIF = "MKTAYIAKQRQISFVKSHFSRQ"
+
+
+@pytest.fixture(autouse=True)
+def _own_cache_and_no_search(tmp_path, monkeypatch):
+    monkeypatch.setenv("PLFT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("plft.language_preparation.find_mmseqs", lambda: None)  # takes seconds; has a test of its own
+
+
+def proteins(n: int, seed: int = 0) -> list[str]:
+    """Variations of one motif, so that there is something to learn."""
+    random = np.random.default_rng(seed)
+    letters = list("ACDEFGHIKLMNPQRSTVWY")
+    found = []
+    for _ in range(n):
+        sequence = list(MOTIF * int(random.integers(1, 5)))
+        for place in random.integers(0, len(sequence), len(sequence) // 10):
+            sequence[place] = str(random.choice(letters))
+        found.append("".join(sequence[int(random.integers(0, 5)) :]))
+    return found
+
+
+def write(file: Path, sequences: list[str]) -> str:
+    file.write_text("".join(f">s{i}\n{sequence}\n" for i, sequence in enumerate(sequences)))
+    return str(file)
+
+
+def dna(n: int, length: int = 300) -> list[str]:
+    random = np.random.default_rng(1)
+    return ["".join(random.choice(list("ACGT"), length)) for _ in range(n)]
+
+
+@pytest.fixture
+def corpus(tmp_path) -> str:
+    return write(tmp_path / "proteins.fasta", proteins(120))
+
+
+def settings(file: str, **others):
+    values = {"files": [file], "model": "scratch:tiny-esm2", "steps": 12, "crop": 64, "batch_residues": 256}
+    values |= {"step_residues": 512, "held_out_share": 0.05} | others
+    return language_model_config({name: value for name, value in values.items() if value is not None})
+
+
+# -- streams -----------------------------------------------------------------------------------------------------------
+
+
+def stream(tmp_path: Path, rank: int = 0, world: int = 1, family: str = "esm2", budget: int = 200) -> Stream:
+    checkpoint = tiny.checkpoint(family)
+    tokenizer = checkpoint.residue_tokenizer
+    store = tokenise([Path(write(tmp_path / "p.fasta", proteins(60)))], tokenizer, tmp_path)
+    pad_id = None if family == "esm2" else tokenizer.pad_token_id
+    recipe = Recipe(OBJECTIVES[checkpoint.family.objective], Symbols.of(checkpoint), 0.15, budget, pad_id)
+    return Stream(Crops(Part(store), tokenizer, 64, 0), recipe, rank, world)
+
+
+def first(batches, n: int) -> list[dict]:
+    return [batch for batch, _ in zip(batches, range(n), strict=False)]
+
+
+def same(a: dict, b: dict) -> bool:
+    return all(torch.equal(a[k], b[k]) if isinstance(a[k], torch.Tensor) else a[k] == b[k] for k in a)
+
+
+@pytest.mark.parametrize("family", ["esm2", "prott5"])
+def test_a_stream_taken_up_later_gives_the_batches_it_would_have_given(tmp_path, family):
+    whole = first(stream(tmp_path, family=family), 40)
+    later = stream(tmp_path, family=family)
+    later.start = 25
+    assert all(same(a, b) for a, b in zip(whole[25:], first(later, 15), strict=True))
+
+
+def test_two_processes_share_the_batches_that_one_would_see(tmp_path):
+    alone = first(stream(tmp_path), 20)
+    shares = [first(stream(tmp_path, rank, 2), 10) for rank in (0, 1)]
+    assert all(same(a, b) for a, b in zip(alone[0::2], shares[0], strict=True))
+    assert all(same(a, b) for a, b in zip(alone[1::2], shares[1], strict=True))
+
+
+def test_packed_batches_are_full_and_never_above_the_budget(tmp_path):
+    sizes = [batch["input_ids"].numel() for batch in first(stream(tmp_path), 60)]
+    assert max(sizes) <= 200
+    assert np.mean(sizes) > 200 - 64
+    assert all(sum(batch["packing"].lengths) == batch["input_ids"].numel() for batch in first(stream(tmp_path), 5))
+
+
+def test_a_stream_masks_anew_in_every_epoch(tmp_path):
+    made = stream(tmp_path)
+    n_batches = sum(1 for _ in made.recipe.cut(made.crops, 0, made.crops.n))
+    batches = first(made, 2 * n_batches)
+    masks = [tuple(batch["labels"].tolist()) for batch in batches]
+    assert len(set(masks)) == len(masks)
+
+
+# -- the budget --------------------------------------------------------------------------------------------------------
+
+
+def test_the_learning_rate_warms_up_stays_and_falls_to_zero():
+    budget = Budget(steps=100, warmup_share=0.1, decay_share=0.3)
+    factors = [budget.factor(step) for step in range(101)]
+    assert factors[:10] == pytest.approx(np.arange(1, 11) / 10)
+    assert set(factors[10:70]) == {1.0}
+    assert factors[70:] == pytest.approx(np.arange(30, -1, -1) / 30)
+
+
+def test_a_budget_in_minutes_ends_in_time_whatever_the_speed(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("plft.budget.time.monotonic", lambda: now[0])
+    budget, control = Budget(minutes=10, started=0.0, reserve=20), SimpleNamespace(should_training_stop=False)
+    state, rates = SimpleNamespace(global_step=0, max_steps=0), []
+    budget.on_train_begin(None, state, control)
+    while not control.should_training_stop:
+        rates.append(budget.factor(state.global_step))
+        now[0] += 0.5 if now[0] < 200 else 0.8  # the machine becomes slower on the way
+        state.global_step += 1
+        budget.on_step_end(None, state, control)
+    assert 560 < now[0] <= 581
+    assert state.global_step > SETTLE
+    assert rates[-1] < 0.02
+    assert max(rates) == 1.0
+
+
+def test_a_budget_keeps_in_a_checkpoint_what_it_decided():
+    budget = Budget(minutes=1, started=0.0)
+    budget.total, budget.decay_from, budget.tokens = 123, 77, 5
+    state = budget.state()
+    again = Budget(**state["args"])
+    for name, value in state["attributes"].items():
+        setattr(again, name, value)
+    assert (again.total, again.decay_from, again.tokens, again.minutes) == (123, 77, 5, 1)
+    assert again.factor(100) == budget.factor(100)
+
+
+# -- counting ----------------------------------------------------------------------------------------------------------
+
+
+def test_counted_perplexities_are_those_worked_out_by_hand(tmp_path):
+    tokenizer = tiny.checkpoint("esm2").residue_tokenizer
+    train = tokenise([Path(write(tmp_path / "t.fasta", ["AAAC"]))], tokenizer, tmp_path)
+    held = tokenise([Path(write(tmp_path / "h.fasta", ["AC"]))], tokenizer, tmp_path)
+    found = ngram_perplexities(Part(train), Part(held), 33)
+    # counts A 3, C 1, two symbols seen; A comes first once, after A come A twice and C once
+    assert found["unigram"] == pytest.approx(math.exp(-(math.log(4 / 6) + math.log(2 / 6)) / 2))
+    assert found["bigram"] == pytest.approx(math.exp(-(math.log(2 / 3) + math.log(2 / 5)) / 2))
+
+
+# -- runs --------------------------------------------------------------------------------------------------------------
+
+
+class StopAt(TrainerCallback):
+    """Breaks off after a step, as a power cut would."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_begin(self, args, state, control, **_):
+        if state.global_step == self.step:
+            raise KeyboardInterrupt
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    return load_file(out / "model.safetensors")
+
+
+def test_a_run_lowers_perplexity_and_leaves_a_folder_that_transformers_loads(tmp_path, corpus):
+    said: list[str] = []
+    metrics = run_language_model(settings(corpus, steps=60, learning_rate=0.01), tmp_path / "m", say=said.append)
+    after = metrics["perplexity"]["after"]["held_out"]
+    assert after < 0.8 * metrics["perplexity"]["before"]["held_out"]
+    assert metrics == json.loads((tmp_path / "m" / "metrics.json").read_text())
+    assert metrics["predicted_share"] == pytest.approx(0.15, abs=0.01)
+    model = AutoModelForMaskedLM.from_pretrained(tmp_path / "m")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "m")
+    logits = model(**tokenizer(MOTIF, return_tensors="pt")).logits
+    assert logits.shape == (1, len(MOTIF) + 2, 33)
+    assert "plft_packed" not in (tmp_path / "m" / "config.json").read_text()
+    assert AutoModel.from_pretrained(tmp_path / "m", add_pooling_layer=False).config.model_type == "esm"
+    assert resolve(str(tmp_path / "m")).family.name == "esm2"
+    assert any("held out" in sentence for sentence in said)
+    card = (tmp_path / "m" / "README.md").read_text()
+    assert "proteins.fasta" in card
+    assert metrics["data"]["files"]["proteins.fasta"] in card
+    assert "<svg" in (tmp_path / "m" / "curve.svg").read_text()
+
+
+def test_a_run_interrupted_three_times_ends_with_the_weights_of_an_undisturbed_one(tmp_path, corpus):
+    config = settings(corpus, save_steps=3)
+    run_language_model(config, tmp_path / "whole")
+    for step in (2, 5, 10):  # once before the first checkpoint, twice between two
+        with pytest.raises(KeyboardInterrupt):
+            run_language_model(config, tmp_path / "broken", resume=True, callbacks=[StopAt(step)])
+    run_language_model(config, tmp_path / "broken", resume=True)
+    expected, found = weights(tmp_path / "whole"), weights(tmp_path / "broken")
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    histories = [
+        [(row["step"], row.get("learning_rate"), row.get("held_out_loss")) for row in map(json.loads, lines)]
+        for lines in ((tmp_path / name / "history.jsonl").read_text().splitlines() for name in ("whole", "broken"))
+    ]
+    assert histories[0] == histories[1]
+    counts = [json.loads((tmp_path / name / "metrics.json").read_text())["tokens"] for name in ("whole", "broken")]
+    assert counts[0] == counts[1]
+
+
+def test_resuming_a_finished_run_changes_nothing(tmp_path, corpus):
+    config = settings(corpus, save_steps=4)
+    run_language_model(config, tmp_path / "m")
+    before = weights(tmp_path / "m")
+    run_language_model(config, tmp_path / "m", resume=True)
+    assert all(torch.equal(before[name], each) for name, each in weights(tmp_path / "m").items())
+
+
+def test_resuming_with_other_settings_is_refused(tmp_path, corpus):
+    run_language_model(settings(corpus, steps=1), tmp_path / "m")
+    with pytest.raises(PlftError, match=r"other settings \(rate\)"):
+        run_language_model(settings(corpus, steps=1, rate=0.3), tmp_path / "m", resume=True)
+
+
+def test_a_folder_that_is_there_is_only_replaced_when_asked(tmp_path, corpus):
+    run_language_model(settings(corpus, steps=1), tmp_path / "m")
+    with pytest.raises(PlftError, match="exists already"):
+        run_language_model(settings(corpus, steps=1), tmp_path / "m")
+    (tmp_path / "m" / "notes.txt").write_text("mine")
+    run_language_model(settings(corpus, steps=1), tmp_path / "m", overwrite=True)
+    assert (tmp_path / "m" / "notes.txt").read_text() == "mine"
+
+
+def test_accumulation_changes_nothing_but_the_number_of_passes(tmp_path, corpus):
+    """Four passes of 64 tokens sum to the gradient of one step, as a plain loop computes it."""
+    config = settings(corpus, steps=1, batch_residues=64, step_residues=256, learning_rate=0.01, weight_decay=0)
+    run_language_model(config, tmp_path / "m")
+    checkpoint = tiny.checkpoint("esm2")
+    made = resolve("scratch:tiny-esm2", seed=0)
+    task = LanguageModelTask(load_language_model(made, seed=0))
+    from plft.attention import use_packing
+    from plft.corpus import hold_out
+
+    use_packing(task.plain)
+    store = tokenise([Path(corpus)], checkpoint.residue_tokenizer)
+    recipe = Recipe(OBJECTIVES["masked"], Symbols.of(made), 0.15, 64)
+    train, _ = hold_out(store, 0.05)
+    batches = first(Stream(Crops(train, checkpoint.residue_tokenizer, 64, 0), recipe), 4)
+    count = sum(int((batch["labels"] != NOTHING).sum()) for batch in batches)
+    sum(task(**batch) for batch in batches).div(count).backward()
+    logged = json.loads((tmp_path / "m" / "history.jsonl").read_text().splitlines()[0])
+    loss = sum(float(task(**batch)) for batch in batches) / count
+    assert logged["loss"] == pytest.approx(loss, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("model", "letters"),
+    [("scratch:tiny-mistral-dna", "dna"), ("scratch:tiny-dna", "dna"), ("scratch:tiny-dnabert", "dna"),
+     ("scratch:tiny-protgpt2", "protein"), ("scratch:tiny-prott5", "protein"), ("scratch:tiny-esmc", "protein")],
+)  # fmt: skip
+def test_every_objective_trains_and_its_result_is_a_model_to_fine_tune(tmp_path, model, letters):
+    file = write(tmp_path / "s.fasta", dna(60) if letters == "dna" else proteins(80))
+    metrics = run_language_model(settings(file, model=model, learning_rate=0.01, steps=25), tmp_path / "m")
+    assert metrics["perplexity"]["after"]["held_out"] < metrics["perplexity"]["before"]["held_out"]
+    found = resolve(str(tmp_path / "m"))
+    assert found.family.name == resolve(model).family.name
+    assert found.load_backbone() is not None
+    if "t5" in model:
+        assert AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "m").config.is_encoder_decoder
+
+
+def test_without_biases_those_of_all_linear_layers_stay_zero(tmp_path, corpus):
+    run_language_model(settings(corpus, biases=False), tmp_path / "m")
+    biases = {
+        name: each for name, each in weights(tmp_path / "m").items() if "dense.bias" in name or "query.bias" in name
+    }
+    assert biases
+    assert not any(each.any() for each in biases.values())
+
+
+def test_a_corpus_of_one_short_sequence_trains_without_a_held_out_part(tmp_path):
+    file = write(tmp_path / "one.fasta", [MOTIF])
+    metrics = run_language_model(settings(file, steps=2), tmp_path / "m")
+    assert metrics["perplexity"]["after"] == {}
+    assert "Nothing was held out" in (tmp_path / "m" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_adapting_lowers_the_familys_perplexity_and_measures_the_general_set(tmp_path, method):
+    general = write(tmp_path / "general.fasta", ["ACDEFGHIKLMNPQRSTVWY" * 3, "WYWYWYWYACACACAC" * 3])
+    base = tmp_path / "base"
+    run_language_model(settings(general, steps=40, learning_rate=0.01), base)
+    family = write(tmp_path / "family.fasta", proteins(100))
+    config = settings(family, model=str(base), general=[general], method=method, steps=40, learning_rate=0.005,
+                      keep_adapter=method == "lora")  # fmt: skip
+    metrics = run_language_model(config, tmp_path / "adapted")
+    before, after = metrics["perplexity"]["before"], metrics["perplexity"]["after"]
+    assert after["held_out"] < 0.95 * before["held_out"]
+    assert set(after) == {"held_out", "general"}
+    changed = {
+        name for name, each in weights(tmp_path / "adapted").items() if not torch.equal(each, weights(base)[name])
+    }
+    only_attention = {name for name in changed if any(part in name for part in ("query", "key", "value"))}
+    assert changed == only_attention if method == "lora" else len(changed) > len(only_attention)
+    assert (tmp_path / "adapted" / "adapter" / "adapter_model.safetensors").exists() == (method == "lora")
+
+
+def test_an_adapted_model_is_where_the_base_was_before_its_first_step(tmp_path, corpus):
+    base = tmp_path / "base"
+    made = run_language_model(settings(corpus, steps=5), base)
+    metrics = run_language_model(settings(corpus, model=str(base), steps=1, learning_rate=1e-9), tmp_path / "again")
+    assert metrics["perplexity"]["before"]["held_out"] == pytest.approx(
+        made["perplexity"]["after"]["held_out"], rel=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"steps": None}, "[Gg]ive one budget"),
+        ({"minutes": 3}, "[Gg]ive one budget"),
+        ({"rate": 1.5}, "Rate: input should be less than 1"),
+        ({"method": "dora"}, "choose from full, lora"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused_in_one_line(corpus, changes, message):
+    with pytest.raises(PlftError, match=message) as caught:
+        settings(corpus, **changes)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"both_strands": True}, "is for DNA"),
+        ({"crop": 512, "batch_residues": 100}, "cannot hold a crop"),
+        ({"files": ["absent.fasta"]}, "absent.fasta"),
+        ({"valid": ["absent.fasta"]}, "absent.fasta"),
+        ({"model": "scratch:esm2-0.2n"}, "Did you mean 'esm2-0.2m'"),
+        ({"model": "scratch:dna-1m"}, "look like protein"),
+        ({"report_to": "tensorbord"}, "Did you mean 'tensorboard'"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_in_one_line(tmp_path, corpus, changes, message):
+    with pytest.raises(PlftError, match=message) as caught:
+        run_language_model(settings(corpus, **changes), tmp_path / "m")
+    assert "\n" not in str(caught.value)
