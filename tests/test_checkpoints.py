@@ -255,7 +255,7 @@ def test_wrong_weights_are_one_clear_line(case, spoiled):
         ("esm2-0.2m", "Did you mean 'scratch:esm2-0.2m'?"),
         ("./missing", "is not a folder"),
         ("some/where/deep", "is not a folder"),
-        ("builtin:protein", "is not in this version"),
+        ("builtin:rna", "Unknown built-in model 'rna'. Known: protein, dna."),
         ("scratch:", "Unknown scratch model"),
         ("", "Unknown model ''"),
     ],

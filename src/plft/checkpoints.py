@@ -34,13 +34,13 @@ from transformers import (
 from transformers import __version__ as transformers_version
 from transformers.utils import logging as transformers_logging
 
-from plft.errors import PlftError, did_you_mean, first_three
+from plft.errors import PlftError, did_you_mean, first_three, look_up
 from plft.families import AMINO_ACIDS, NUCLEOTIDES, Family, recognise
 from plft.hub import COMMIT, fetch
 from plft.scratch import ARCHITECTURES, architecture
 from plft.tokens import ResidueTokenizer
 
-BUILTIN: dict[str, str] = {}  # name -> folder inside the package; the built-in checkpoints are not shipped yet
+BUILTIN: dict[str, str] = {"protein": "protein", "dna": "dna"}  # name -> folder inside builtin/
 
 SHORT_NAMES: dict[str, str] = {
     "esm2-8m": "facebook/esm2_t6_8M_UR50D",
@@ -178,11 +178,15 @@ def _from_scratch(name: str, sequences: Iterable[str] | None, seed: int) -> Chec
     return _assemble(Checkpoint(name, *_recognised(name, tokenizer, config), is_scratch=True, seed=seed))
 
 
+def builtin_shape(name: str) -> str:
+    """The `scratch:` name of the shape that a built-in model was trained in, for comparisons with random weights."""
+    card = Path(__file__).parent / "builtin" / look_up("built-in model", name, BUILTIN) / "metrics.json"
+    return str(json.loads(card.read_text(encoding="utf-8"))["model"]["name"])
+
+
 def _from_builtin(name: str) -> Checkpoint:
-    if name.removeprefix("builtin:") not in BUILTIN:
-        known = ", ".join(BUILTIN) or "none yet"
-        raise PlftError(f"'{name}' is not in this version (built-in models: {known}). Use scratch:esm2-1m or a hub id.")
-    return _from_folder(name, Path(__file__).parent / "builtin" / BUILTIN[name.removeprefix("builtin:")], False)
+    folder = look_up("built-in model", name.removeprefix("builtin:"), BUILTIN)
+    return _from_folder(name, Path(__file__).parent / "builtin" / folder, False)
 
 
 def _from_folder(name: str, folder: Path, trust_remote_code: bool) -> Checkpoint:

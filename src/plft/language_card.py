@@ -111,7 +111,7 @@ def _facts(metrics: dict[str, Any], settings: dict[str, Any]) -> list[tuple[str,
 
 def _perplexity(metrics: dict[str, Any]) -> list[tuple[str, str, str]]:
     before, after = metrics["perplexity"]["before"], metrics["perplexity"]["after"]
-    rows = [(TITLES[name], f"{before[name]:.2f}", f"{after[name]:.2f}") for name in after]
+    rows = [(TITLES[name], f"{before[name]:.2f}" if name in before else "", f"{after[name]:.2f}") for name in after]
     return rows + [
         (f"{name}s counted in the training part", "", f"{each:.2f}") for name, each in metrics["counting"].items()
     ]

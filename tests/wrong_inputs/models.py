@@ -77,7 +77,7 @@ NAMES = (
     Case(
         "a built-in model that is not shipped",
         "train good.csv --model builtin:rna --out out",
-        "'builtin:rna' is not in this version (built-in models: none yet). Use scratch:esm2-1m or a hub id.",
+        "Unknown built-in model 'rna'. Known: protein, dna. Did you mean 'dna'?",
     ),
     Case(
         "a short name with a slip",

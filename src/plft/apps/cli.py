@@ -417,22 +417,29 @@ def demo(
     ] = "seq_classification",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run that is there.")] = False,
 ) -> None:
-    """The main job on simulated signal peptides; needs no network."""
+    """The main job on simulated signal peptides, and what pretraining was worth in it; needs no network."""
     from plft import console
-    from plft.apps.demonstration import NOTES, demo_config, example_lines, use_one_thread, write_examples
+    from plft.apps import demonstration as shown
     from plft.pipeline import check_folder
     from plft.runfolder import RunFolder
 
-    check_folder(RunFolder(out), resume=False, overwrite=overwrite)
-    use_one_thread()
-    for note in NOTES:
+    trials = shown.trials()
+    for trial in trials:
+        check_folder(RunFolder(shown.trial_folder(out, trial)), resume=False, overwrite=overwrite)
+    for note in shown.NOTES:
         console.say(note)
-    run_and_show(demo_config(out, task), out, resume=False, overwrite=overwrite)
-    examples = write_examples(out)
+    for trial in trials:
+        console.result(f"\n{trial.title}")
+        config, folder = shown.demo_config(out, task, trial), shown.trial_folder(out, trial)
+        run_and_show(config, folder, resume=False, overwrite=overwrite)
+    console.result("")
+    console.table(
+        "what pretraining is worth here", ("", "weights trained", "test", "95 % interval"), shown.comparison(out)
+    )
     console.result("\nreal human proteins; what the model knows is simulated, so it can be wrong about them:")
-    for line in example_lines(out):
+    for line in shown.example_lines(out):
         console.result(line)
-    closing_lines(out, str(examples))
+    closing_lines(out, str(shown.write_examples(out)))
 
 
 @app.command(epilog=example("plft doctor --json"))

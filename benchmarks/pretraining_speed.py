@@ -1,0 +1,98 @@
+"""How near pretraining comes to what its matrix products alone would take.
+
+    python benchmarks/pretraining_speed.py FASTA [--arch esm2-1m] [--rounds 7]
+
+Both are measured in turn in one process: steps of the real thing (reading, masking, forward, backward, AdamW), and a
+bare loop of matrix products of the same shapes and number, attention's included. The ratio of the medians counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from plft.config import language_model_config
+from plft.language_preparation import Prepared, prepare
+
+PASSES = 8  # forward and backward passes per measurement
+
+
+def products(prepared: Prepared, batch: dict[str, Any]) -> list[tuple[torch.Tensor, torch.Tensor, int]]:
+    """(left, right, how often) of every matrix product in one forward and backward pass over a packed batch.
+
+    A linear layer is three products, with the input, for the gradient of the input and for that of the weights;
+    attention is two forward and four backward for every run of equal lengths.
+    """
+    config = prepared.task.config
+    width, inner, blocks = config.hidden_size, config.intermediate_size, config.num_hidden_layers
+    tokens, predicted = batch["input_ids"].numel(), int((batch["labels"] >= 0).sum())
+    found = []
+    linear = [(tokens, width, width, 4 * blocks), (tokens, width, inner, blocks), (tokens, inner, width, blocks)]
+    for n, inside, outside, count in [*linear, (predicted, width, width, 1), (predicted, width, config.vocab_size, 1)]:
+        x, w, g = torch.randn(n, inside), torch.randn(outside, inside), torch.randn(n, outside)
+        found += [(x, w.T, count), (g, w, count), (g.T, x, count)]
+    head = width // config.num_attention_heads
+    for length, count in batch["packing"].runs:
+        q = torch.randn(count * config.num_attention_heads, length, head)
+        scores = torch.randn(len(q), length, length)
+        found += [(q, q.transpose(1, 2), 2 * blocks), (scores, q, 4 * blocks)]
+    return found
+
+
+def train(prepared: Prepared, optimizer: torch.optim.Optimizer, batches: Iterator[dict[str, Any]]) -> float:
+    """Tokens per second of real steps."""
+    began, tokens = time.perf_counter(), 0
+    for batch in itertools.islice(batches, PASSES):
+        tokens += batch["input_ids"].numel()
+        (prepared.task(**batch) / batch["eligible"]).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return tokens / (time.perf_counter() - began)
+
+
+def multiply(shapes: list[tuple[torch.Tensor, torch.Tensor, int]]) -> float:
+    """Seconds of the matrix products alone."""
+    began = time.perf_counter()
+    for left, right, count in shapes:
+        for _ in range(count):
+            left @ right
+    return time.perf_counter() - began
+
+
+def main() -> None:
+    """Measure in turn and print the medians."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("fasta")
+    parser.add_argument("--arch", default="esm2-1m")
+    parser.add_argument("--rounds", type=int, default=7)
+    options = parser.parse_args()
+    values = {"files": [options.fasta], "model": f"scratch:{options.arch}", "steps": 1, "held_out_share": 0}
+    with tempfile.TemporaryDirectory() as folder:
+        prepared = prepare(language_model_config(values), Path(folder), print, time.monotonic(), False)
+    crops, recipe = prepared.crops, prepared.recipe
+    optimizer = torch.optim.AdamW(prepared.task.parameters(), lr=1e-4)
+    batches = (recipe.batch(crops, rows) for rows in recipe.cut(crops))
+    sample = [recipe.batch(crops, rows) for rows in itertools.islice(recipe.cut(crops), PASSES)]
+    shapes = [products(prepared, batch) for batch in sample]
+    tokens = sum(batch["input_ids"].numel() for batch in sample)
+    real, bare = [], []
+    for _ in range(options.rounds + 1):
+        real.append(train(prepared, optimizer, batches))
+        bare.append(tokens / sum(multiply(each) for each in shapes))
+    ratio = [a / b for a, b in zip(real[1:], bare[1:], strict=True)]
+    print(f"{torch.get_num_threads()} threads, {options.arch}, batches of {prepared.choices.batch_tokens:,} tokens")
+    print(f"training            {statistics.median(real[1:]):>9,.0f} tokens/s")
+    print(f"products alone      {statistics.median(bare[1:]):>9,.0f} tokens/s")
+    print(f"ratio               {statistics.median(ratio):>9.1%}  ({min(ratio):.1%} to {max(ratio):.1%})")
+
+
+if __name__ == "__main__":
+    main()
