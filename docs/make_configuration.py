@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from plft.config import RunConfig
+from plft.config import LanguageModelConfig, RunConfig
 
 TARGET = Path(__file__).with_name("configuration.md")
 
@@ -37,6 +37,16 @@ plft train --config run.yaml --set training.epochs=3 --set tuning.method=last-2 
 
 """
 
+LANGUAGE_MODELS = """
+## pretraining.yaml
+
+What `plft pretrain` and `plft adapt` write into the new folder, every key explicit. Most keys have a flag of the same
+name (`--batch-residues` for `batch_residues`; `plft pretrain --help`); `model` is `--arch` with `scratch:` before it.
+The others are set from Python, with `plft.config.language_model_config` and `plft.language_run.run_language_model`.
+Exactly one of `minutes`, `steps` and `residues` holds a number. See [Language models](language-models.md).
+
+"""
+
 KINDS = {"string": "text", "integer": "whole number", "number": "number", "boolean": "true or false", "null": "null"}
 BOUNDS = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}
 
@@ -52,6 +62,8 @@ def reference() -> str:
             section = sections[field.annotation.__name__]  # type: ignore[union-attr]
             parts.append(f"\n## {name}\n\n{section['description']}\n\n")
             parts.append(table(section["properties"], section.get("required", [])))
+    language_models = LanguageModelConfig.model_json_schema()
+    parts += [LANGUAGE_MODELS, table(language_models["properties"], language_models["required"])]
     return "".join(parts)
 
 

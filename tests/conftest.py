@@ -12,6 +12,12 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: runs are compar
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing in the tests may reach for a network; the hub tests lift it
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _token_stores_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Nothing is left in the user's cache."""
+    os.environ["PLFT_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """Folder of the real data sets; tests that need it are skipped where it is absent."""

@@ -137,9 +137,24 @@ def test_odd_letters_and_empty_sequences_are_no_error(way: str) -> None:
     assert homology.homologous_queries([], ["MKV"], PROTEIN).tolist() == []
 
 
+@pytest.mark.slow
+@needs_mmseqs
+@pytest.mark.parametrize("search", ["LINKING", "THOROUGH", "VAST"])
+def test_what_is_too_much_to_align_in_full_is_found_through_kmers(search: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(homology, "FEW_CELLS", 0)
+    monkeypatch.setattr(homology, "LARGE", 0 if search == "VAST" else homology.LARGE)
+    made = families(PROTEIN, 6, 150, 60)
+    sequences = [made[number][each] for each in range(3) for number in range(6)]
+    if search == "LINKING":
+        assert homology.cluster(sequences, PROTEIN).tolist() == [0, 1, 2, 3, 4, 5] * 3
+    assert homology.nearest(sequences[6:12], sequences[:6], PROTEIN).target.tolist() == [0, 1, 2, 3, 4, 5]
+
+
+@pytest.mark.slow
 @needs_mmseqs
 def test_a_family_larger_than_the_list_of_targets_stays_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(homology, "MOST_TARGETS", 2)
+    monkeypatch.setattr(homology, "FEW_CELLS", 0)
+    monkeypatch.setattr(homology, "LINKING", homology.Search(5.7, 6, 2))
     pick = random.Random(6)
     founder = drawn(pick, PROTEIN, 60)
     sequences = [substituted(pick, founder, 2, PROTEIN) for _ in range(40)]

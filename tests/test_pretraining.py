@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,6 +22,7 @@ from plft.checkpoints import resolve
 from plft.config import language_model_config
 from plft.corpus import Crops, Part, tokenise
 from plft.errors import PlftError
+from plft.homology import find_mmseqs
 from plft.language_models import load_language_model
 from plft.language_run import run_language_model
 from plft.ngrams import ngram_perplexities
@@ -365,3 +369,59 @@ def test_what_cannot_be_trained_is_refused_in_one_line(tmp_path, corpus, changes
     with pytest.raises(PlftError, match=message) as caught:
         run_language_model(settings(corpus, **changes), tmp_path / "m")
     assert "\n" not in str(caught.value)
+
+
+# -- what is held out --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(find_mmseqs() is None, reason="MMseqs2 is not installed")
+def test_nothing_held_out_has_a_homolog_in_training_where_mmseqs_is_at_hand(tmp_path, monkeypatch):
+    monkeypatch.setattr("plft.language_preparation.find_mmseqs", find_mmseqs)
+    random = np.random.default_rng(0)
+    strangers = ["".join(random.choice(list("ACDEFGHIKLMNPQRSTVWY"), 90)) for _ in range(30)]
+    file = write(tmp_path / "mixed.fasta", [*proteins(60), *strangers])
+    said: list[str] = []
+    metrics = run_language_model(settings(file, steps=1, held_out_share=0.1), tmp_path / "m", say=said.append)
+    assert "clean" in metrics["perplexity"]["after"]
+    assert any("none with a homolog in the rest" in sentence for sentence in said)
+    kept = json.loads((tmp_path / "m" / "held_out.json").read_text())["entries"]
+    store = tokenise([Path(file)], tiny.checkpoint("esm2").residue_tokenizer)
+    tokens = [store.read(entry, 0, int(store.lengths[entry])) for entry in kept]
+    spelled = ["".join(tiny.checkpoint("esm2").tokenizer.convert_ids_to_tokens(each.tolist())) for each in tokens]
+    assert kept
+    assert set(spelled) <= set(strangers)
+
+
+def test_a_resumed_run_holds_out_what_it_began_with(tmp_path, corpus, monkeypatch):
+    config = settings(corpus, save_steps=3)
+    with pytest.raises(KeyboardInterrupt):
+        run_language_model(config, tmp_path / "m", callbacks=[StopAt(4)])
+    kept = (tmp_path / "m" / "held_out.json").read_bytes()
+    monkeypatch.setattr("plft.language_preparation.hold_out", None)  # not asked again
+    run_language_model(config, tmp_path / "m", resume=True)
+    assert (tmp_path / "m" / "held_out.json").read_bytes() == kept
+
+
+@pytest.mark.slow
+def test_two_processes_end_where_one_with_twice_the_accumulation_does(tmp_path, corpus):
+    """Through the command line, with gloo on the CPU, as `accelerate launch` runs it."""
+    common = [
+        "--arch",
+        "tiny-esm2",
+        "--steps",
+        "6",
+        "--crop",
+        "64",
+        "--batch-residues",
+        "256",
+        "--step-residues",
+        "1024",
+    ]
+    script = Path(sys.executable).with_name("plft")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--no-python", str(script)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    for out, command in (("one", [str(script)]), ("two", launch)):
+        words = [*command, "pretrain", corpus, "--out", str(tmp_path / out), *common]
+        subprocess.run(words, check=True, env=environment, capture_output=True, timeout=300)
+    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
+    assert all(torch.allclose(one[name], two[name], atol=1e-5) for name in one)

@@ -12,6 +12,7 @@ Modules, each importing only from those above it:
     audit         what is wrong with a set of records
     kmers         related sequences by the k-mers they share
     homology      related sequences: clusters and searches with MMseqs2, or else by k-mers
+    separation    families still related across parts, moved together
     leakage       relatives of training sequences in the other splits
     scans         mutational scans: which positions differ from the reference
     splits        records -> train / valid / test                                    TABLE of splitters

@@ -11,6 +11,7 @@ import time
 from itertools import pairwise
 from typing import Any
 
+import torch.distributed as dist
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
@@ -89,13 +90,24 @@ class Budget(TrainerCallback, ExportableState):
         if self.minutes is not None:
             self._estimate(state.global_step)
             state.max_steps = self.total
+        is_due = self._save_is_due(state.global_step)
+        if dist.is_available() and dist.is_initialized():
+            is_due = self._agree(is_due)
+            state.max_steps = self.total
         control.should_training_stop = state.global_step >= self.total
         if state.global_step >= self.next_look * self.total and not control.should_training_stop:
             control.should_evaluate = control.should_log = True
             self.next_look = (math.floor(LOOKS * state.global_step / self.total) + 1) / LOOKS
-        if self._save_is_due(state.global_step) or control.should_training_stop:
+        if is_due or control.should_training_stop:
             control.should_save = control.should_log = True
             self.saved_at = time.monotonic()
+
+    def _agree(self, is_due: bool) -> bool:
+        """Take over what the first process decided by its clock, so that all save and stop at the same step."""
+        decided: list[Any] = [self.total, self.warmup, self.decay_from, is_due]
+        dist.broadcast_object_list(decided, src=0)
+        self.total, self.warmup, self.decay_from, is_due = decided
+        return is_due
 
     def _save_is_due(self, step: int) -> bool:
         if self.save_steps is not None:

@@ -108,6 +108,8 @@ def tokenise(
     both_strands: DNA is stored in both directions.  Exact duplicates are left out and counted.
     Raises PlftError for unreadable files, a wrong alphabet, and files without a sequence.
     """
+    for file in files:
+        read_records(file, labelled=False)  # names the nearest file where this one is missing
     digests = {file.name: _digest(file) for file in files}
     key = _key(digests, tokenizer, both_strands)
     target = (folder or cache_folder()) / "corpora" / key
@@ -290,15 +292,19 @@ def hold_out(corpus: Corpus, share: float = 0.02, most: int = 2000, seed: int = 
     Both strands of a stretch stay together. Whichever hashes come first after mixing with the seed are held out: at
     most `share` of the stretches and at most `most`, at least one where there are two or more.
     """
-    groups = corpus.hashes[:] >> np.uint64(1)
-    mixed = mix(groups ^ np.uint64(mix(np.array([seed], np.uint64))[0]))
     strands = 2 if corpus.facts.both_strands else 1
     n_groups = len(corpus) // strands
     wanted = min(most, max(1, round(share * n_groups))) if n_groups > 1 else 0
     if not wanted:
         return Part(corpus), Part(corpus, np.empty(0, np.int64))
-    limit = np.partition(mixed, wanted * strands - 1)[wanted * strands - 1]
-    held_out = np.flatnonzero(mixed <= limit)
+    key = mix(np.array([seed], np.uint64))
+    first, held_out = np.empty(0, np.uint64), np.empty(0, np.int64)
+    for start in range(0, len(corpus), _SHARD):
+        mixed = mix((corpus.hashes[start : start + _SHARD] >> np.uint64(1)) ^ key)
+        first = np.concatenate([first, mixed])
+        held_out = np.concatenate([held_out, np.arange(start, start + len(mixed))])
+        kept = np.sort(np.argsort(first, kind="stable")[: wanted * strands])
+        first, held_out = first[kept], held_out[kept]
     return Part(corpus, without=held_out), Part(corpus, held_out)
 
 

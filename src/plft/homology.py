@@ -29,9 +29,23 @@ from plft.formats import reader_of, rows_of
 Sequences = Iterable[str] | Path  # a path is a FASTA file (or any table with a column "sequence"), never held in memory
 IDENTITY = {"protein": 0.3, "dna": 0.8, "rna": 0.8}  # chance alignments of DNA reach far more than 30 %
 COVERAGE = 0.8
-SENSITIVITY = 5.7  # of a search; MMseqs2's own default
-MOST_TARGETS = 300  # alignments tried per query
-SMALL = 5_000_000  # residues: below, shorter k-mers save the time and memory of large empty tables (0.5 GB; DNA 8 GB)
+E_VALUE = 1e-3
+
+
+@dataclass(frozen=True)
+class Search:
+    """How thoroughly MMseqs2 looks for protein relatives: its sensitivity, k-mer length and alignments per query."""
+
+    sensitivity: float
+    k: int
+    most_targets: int
+
+
+LINKING = Search(5.7, 6, 100)  # all against all, to make families: one link of many is enough
+THOROUGH = Search(7.5, 5, 300)  # one set against another
+VAST = Search(5.7, 6, 300)  # the same against so many targets that the thorough way would take hours
+LARGE = 20_000_000  # residues of targets from which on a search is VAST
+FEW_CELLS = 1_000_000_000  # query times target residues below which every pair is aligned, in a second or two
 
 
 @dataclass(frozen=True)
@@ -236,7 +250,7 @@ def _mmseqs_cluster(
 ) -> np.ndarray:
     """Join what Linclust puts together with every pair that a search of all against all finds.
 
-    The search alone lists at most ``MOST_TARGETS`` relatives of a sequence, which could cut a large family.
+    The search alone lists a limited number of relatives per sequence, which could cut a large family.
     """
     with tempfile.TemporaryDirectory(prefix="plft-") as name:
         work = _Work(program, Path(name), alphabet)
@@ -247,7 +261,7 @@ def _mmseqs_cluster(
         work.call("createtsv", "all", "all", "clusters", "clusters.tsv")
         lines = (work.folder / "clusters.tsv").read_text().splitlines()
         linked = np.array([line.split("\t")[:2] for line in lines], dtype=np.int64).reshape(-1, 2)
-        one, other, _ = work.search("all", "all", identity, coverage)
+        one, other, _ = work.search("all", "all", identity, coverage, linking=True)
         one, other = np.concatenate([linked[:, 0], one]), np.concatenate([linked[:, 1], other])
         links = coo_matrix((np.ones(len(one)), (one, other)), shape=(len(sequences),) * 2)
         return connected_components(links, directed=False)[1].astype(np.int64)
@@ -264,9 +278,9 @@ def _mmseqs_search(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     with tempfile.TemporaryDirectory(prefix="plft-") as name:
         work = _Work(program, Path(name), alphabet)
-        if not all([work.database("targets", targets), work.database("queries", queries)]):
+        if not (work.database("queries", queries) and work.database("targets", targets)):
             return _columns([])
-        return work.search("queries", "targets", identity, coverage, one_each)
+        return work.search("queries", "targets", identity, coverage, one_each=one_each)
 
 
 def _columns(lines: Iterable[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -282,6 +296,25 @@ def _columns(lines: Iterable[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def _n_cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _protein_words(asked: int, residues: int, linking: bool) -> list[str]:
+    """Options of a protein search; asked, residues: residues of queries and of targets.
+
+    Without masking and without the correction for composition, alignments are those of Smith and Waterman; with them
+    MMseqs2 shortens alignments in biased stretches, and relatives fall below the coverage.
+    """
+    search = LINKING if linking else THOROUGH if residues < LARGE else VAST
+    plain = ["--mask", "0", "--comp-bias-corr", "0"]
+    if asked * residues < FEW_CELLS:
+        return [*plain, "--prefilter-mode", "2"]
+    words = ["-s", f"{search.sensitivity:g}", "-k", str(search.k), "--max-seqs", str(search.most_targets)]
+    return [*plain, *words]
+
+
+def _nucleotide_words(residues: int) -> list[str]:
+    """Options of a search on both strands; MMseqs2's own 15-mers need a table of 8 GB."""
+    return ["--strand", "2", "-k", "11" if residues < LARGE else "13", "--max-seqs", str(THOROUGH.most_targets)]
 
 
 @dataclass(frozen=True)
@@ -306,18 +339,22 @@ class _Work:
         return True
 
     def search(
-        self, queries: str, targets: str, identity: float, coverage: float, one_each: bool = False
+        self,
+        queries: str,
+        targets: str,
+        identity: float,
+        coverage: float,
+        *,
+        one_each: bool = False,
+        linking: bool = False,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Align one database against another; returns query, target and identity of each related pair."""
-        words = ["--min-seq-id", f"{identity:g}", "-c", f"{coverage:g}", "--cov-mode", "2", "--alignment-mode", "3"]
-        words += ["--max-seqs", str(MOST_TARGETS)] + (["--max-accept", "1"] if one_each else [])
-        small = (self.folder / targets).stat().st_size < SMALL
-        if self.alphabet.name == "protein":
-            kind = ["--search-type", "1"]
-            words += ["-s", f"{SENSITIVITY:g}"] + (["-k", "5"] if small else [])
-        else:
-            kind = ["--search-type", "3"]
-            words += ["--strand", "2", "-k", "11" if small else "13"]
+        words = ["--min-seq-id", f"{identity:g}", "-c", f"{coverage:g}", "--cov-mode", "2", "-e", f"{E_VALUE:g}"]
+        words += ["--alignment-mode", "3"] + (["--max-accept", "1"] if one_each else [])
+        asked, residues = ((self.folder / name).stat().st_size for name in (queries, targets))
+        protein = self.alphabet.name == "protein"
+        words += _protein_words(asked, residues, linking) if protein else _nucleotide_words(residues)
+        kind = ["--search-type", "1" if protein else "3"]
         self.call("search", queries, targets, "found", "tmp", *words, *kind)
         columns = ["--format-output", "query,target,fident"]
         self.call("convertalis", queries, targets, "found", "found.tsv", *columns, *kind)

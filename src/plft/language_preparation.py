@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
 from plft.alphabet import ALPHABETS
@@ -36,6 +38,7 @@ CPU_BATCH, GPU_BATCH = 4096, 65536  # tokens per pass: activations that stay in 
 STEPS_WANTED = 3000  # a budget is divided into about so many steps, where that leaves steps large enough
 SMALLEST_STEP, LARGEST_STEP = 8192, 1_000_000  # tokens; the cramming recipe takes about the latter (Frey et al. 2024)
 HELD_OUT_SEED = 2**20  # crops and masks of held-out sequences are the same in every run
+MOST_SEARCHED = 300_000_000  # tokens of a corpus in which homologs are searched for; more takes too long
 CANDIDATES = 3  # so many times as many sequences are searched as are to be held out
 
 Say = Callable[[str], None]
@@ -114,8 +117,10 @@ def prepare(config: LanguageModelConfig, out: Path, say: Say, started: float, re
         sentences.append(sentence)
         say(sentence)
 
+    if processes() > 1:
+        PartialState(cpu=not has_accelerator())  # from here on the processes can talk to each other
     checkpoint = find_model(config)
-    data = read_data(config, checkpoint, tell)
+    data = read_data(config, checkpoint, out / "held_out.json", resume, tell)
     task = build_task(config, checkpoint, tell)
     choices = choose(config, checkpoint, data, task, out, started, resume)
     trainable, total = count_parameters(task)
@@ -145,8 +150,11 @@ def find_model(config: LanguageModelConfig) -> Checkpoint:
 # -- data --------------------------------------------------------------------------------------------------------------
 
 
-def read_data(config: LanguageModelConfig, checkpoint: Checkpoint, say: Say) -> Data:
-    """Tokenise the files, hold a part out, and leave exact copies of what is learned out of it."""
+def read_data(config: LanguageModelConfig, checkpoint: Checkpoint, kept: Path, resume: bool, say: Say) -> Data:
+    """Tokenise the files, hold a part out, and leave exact copies of what is learned out of it.
+
+    kept: the file that remembers what is held out, from which a resumed run takes it.
+    """
     tokenizer, is_dna = checkpoint.residue_tokenizer, checkpoint.family.alphabet == "dna"
     if config.both_strands and not is_dna:
         raise PlftError("--both-strands is for DNA, and this model reads proteins. Leave it out.")
@@ -156,41 +164,54 @@ def read_data(config: LanguageModelConfig, checkpoint: Checkpoint, say: Say) -> 
     replaced = f"; {facts.unknown:,} unknown letters replaced" if facts.unknown else ""
     copies = f"{facts.duplicates:,} exact copies left out"
     say(f"{facts.sequences:,} sequences, {facts.residues:,} residues; {copies}{replaced}")
-    train, held_out, clean = _held_out(config, checkpoint, corpus, say)
+    train, held_out, clean = _given_or_held_out(config, checkpoint, corpus, kept, resume, say)
     general = tokenise([Path(file) for file in config.general], tokenizer) if config.general else None
     return Data(corpus, train, held_out, clean, None if general is None else Part(general))
 
 
-def _held_out(
-    config: LanguageModelConfig, checkpoint: Checkpoint, corpus: Corpus, say: Say
+def _given_or_held_out(
+    config: LanguageModelConfig, checkpoint: Checkpoint, corpus: Corpus, kept: Path, resume: bool, say: Say
 ) -> tuple[Part, Part, Part | None]:
     """What is learned, what is held out, and which of that has no homologs in what is learned."""
     if config.valid:
-        tokenizer = checkpoint.residue_tokenizer
-        held_out, copies = without_copies(tokenise([Path(file) for file in config.valid], tokenizer), corpus)
+        held_out, copies = without_copies(
+            tokenise([Path(file) for file in config.valid], checkpoint.residue_tokenizer), corpus
+        )
         say(f"{len(held_out):,} held-out sequences; {copies:,} exact copies of training sequences left out of them")
         return Part(corpus), held_out, None
+    if resume and kept.is_file():
+        found = read_json(kept)
+    else:
+        entries, is_clean, how = _hold_out(config, checkpoint, corpus)
+        found = {"entries": entries.tolist(), "clean": is_clean, "how": how}
+        if is_first():
+            write_json(kept, found)
+    say(f"{len(found['entries']):,} of {len(corpus):,} stretches held out, {found['how']}")
+    held_out = Part(corpus, np.array(found["entries"], dtype=np.int64))
+    return Part(corpus, without=held_out.entries), held_out, held_out if found["clean"] else None
+
+
+def _hold_out(config: LanguageModelConfig, checkpoint: Checkpoint, corpus: Corpus) -> tuple[np.ndarray, bool, str]:
+    """Entries to hold out, whether they have no homologs in the rest, and how they were chosen."""
     if not config.held_out_share:
-        return Part(corpus), Part(corpus, np.empty(0, np.int64)), None
-    can_search = find_mmseqs() is not None and checkpoint.residue_tokenizer.is_letterwise
-    if not can_search:
-        train, held_out = hold_out(corpus, config.held_out_share, seed=config.seed)
-        why = "MMseqs2 is not installed" if find_mmseqs() is None else "this tokenizer's tokens are not single letters"
-        say(f"{len(held_out):,} of {len(corpus):,} stretches held out by chance, homologs among them: {why}")
-        return train, held_out, None
+        return np.empty(0, np.int64), False, "as asked"
+    _, by_chance = hold_out(corpus, config.held_out_share, seed=config.seed)
+    entries = by_chance.entries if by_chance.entries is not None else np.empty(0, np.int64)
+    if not len(entries):
+        return entries, False, "as one sequence alone cannot be divided"
+    reasons = {
+        "MMseqs2 is not installed": find_mmseqs() is None,
+        "tokens of this model are no single letters": not checkpoint.residue_tokenizer.is_letterwise,
+        "the corpus is large": corpus.facts.tokens > MOST_SEARCHED,
+    }
+    if why := [reason for reason, holds in reasons.items() if holds]:
+        return entries, False, f"by chance, homologs of training sequences among them ({why[0]})"
     _, candidates = hold_out(corpus, CANDIDATES * config.held_out_share, seed=config.seed)
-    wanted = max(1, len(candidates) // CANDIDATES)
-    clean = _without_homologs(checkpoint, corpus, candidates)[:wanted]
+    clean = _without_homologs(checkpoint, corpus, candidates)[: len(entries)]
     if not len(clean):
-        train, held_out = hold_out(corpus, config.held_out_share, seed=config.seed)
-        say(f"{len(held_out):,} stretches held out by chance: every one searched has a homolog in the rest")
-        return train, held_out, None
-    held_out = Part(corpus, clean)
-    say(
-        f"{len(held_out):,} of {len(corpus):,} stretches held out, none with a homolog in the rest "
-        f"({IDENTITY[checkpoint.family.alphabet]:.0%} identity, MMseqs2)"
-    )
-    return Part(corpus, without=clean), held_out, held_out
+        return entries, False, "by chance: every one searched has a homolog in the rest"
+    identity = IDENTITY[checkpoint.family.alphabet]
+    return clean, True, f"none with a homolog in the rest ({identity:.0%} identity over half its length, MMseqs2)"
 
 
 def _without_homologs(checkpoint: Checkpoint, corpus: Corpus, candidates: Part) -> np.ndarray:
@@ -282,6 +303,7 @@ def choose(
         )
     wanted = config.step_residues or _step_tokens(config, checkpoint, data, task, choices, started)
     choices = replace(choices, accumulation=max(1, round(wanted / choices.batch_tokens / processes())))
+    (choices,) = broadcast_object_list([choices]) if processes() > 1 else (choices,)  # each measured its own speed
     if is_first():
         write_json(file, asdict(choices))
     return choices

@@ -29,7 +29,15 @@ from plft.training import check_tracker, last_checkpoint, leave_process_group
 
 LOOK, FINAL_LOOK = 60_000, 600_000  # held-out tokens read at each evaluation on the way, and before and after
 SAVING = 15  # seconds kept for counting and saving at the end
-OWN_FILES = ("pretraining.yaml", "choices.json", "history.jsonl", "metrics.json", "README.md", "curve.svg")
+OWN_FILES = (
+    "pretraining.yaml",
+    "choices.json",
+    "held_out.json",
+    "history.jsonl",
+    "metrics.json",
+    "README.md",
+    "curve.svg",
+)
 MODEL_FILES = (
     "config.json",
     "generation_config.json",

@@ -295,6 +295,7 @@ def arguments(
         restore_callback_states_from_checkpoint=True,
         report_to=config.report_to or "none",
         use_cpu=not has_accelerator(),
+        ddp_find_unused_parameters=False,
         disable_tqdm=True,
         remove_unused_columns=False,
         dataloader_pin_memory=False,

@@ -25,9 +25,9 @@ from plft.labels import (
 )
 from plft.records import Record
 from plft.scans import mutated_positions
+from plft.separation import Group, Separation, members_of
 
 N_BINS = 10  # strata of a regression: tenths of the sorted values
-Group = tuple[int, ...]  # indices of records that must not be parted
 
 
 @dataclass(frozen=True)
@@ -231,31 +231,25 @@ def _by_homology(records: Sequence[Record], plan: Plan) -> Dealt:
     """Deal out whole families of related sequences, with the labels as even as they allow."""
     sequences = [record.sequence for record in records]
     alphabet = guess_alphabet(sequences)
-    groups = _members_of(homology.cluster(sequences, alphabet, plan.identity, plan.coverage).tolist())
     identity = homology.IDENTITY[alphabet.name] if plan.identity is None else plan.identity
     threshold = f"{100 * identity:g} % identity over {100 * plan.coverage:g} % of a sequence"
-    _check_enough(
-        len(groups),
-        plan,
-        f"group(s) of sequences related at {threshold}",
-        "Raise --identity, or split --by random, mutations or position.",
-    )
+    groups = members_of(homology.cluster(sequences, alphabet, identity, plan.coverage).tolist())
+    advice = "Raise --identity, or split --by random, mutations or position."
+    _check_enough(len(groups), plan, f"group(s) of sequences related at {threshold}", advice)
     order = sorted(range(len(groups)), key=lambda at: (-len(groups[at]), _draw(records, groups[at], plan.seed)))
     parts = _deal_evenly(_label_counts(records, groups, plan.task), order, plan.shares)
-    filled = _fill_empty(parts, [len(group) for group in groups], list(plan.shares))
+    filled = _of_records(groups, _fill_empty(parts, [len(group) for group in groups], list(plan.shares)))
+    apart = Separation(sequences, alphabet, identity, plan.coverage).keep_apart(groups, filled)
+    empty = [part for part in plan.shares if part not in apart.parts]
+    if empty:
+        raise PlftError(f"Every family of {' and '.join(empty)} is related to another part at {threshold}. {advice}")
+    moved = f" {apart.n_moved:,} sequences were moved after a search between the parts." if apart.n_moved else ""
     largest = max(len(group) for group in groups)
     return Dealt(
-        _of_records(groups, filled),
-        f"{len(groups):,} families (the largest {largest:,}) of sequences related at {threshold}, none cut. "
+        apart.parts,
+        f"{len(groups):,} families (the largest {largest:,}) of sequences related at {threshold}, none cut.{moved} "
         f"{homology.method_sentence()}",
     )
-
-
-def _members_of(numbers: Iterable[Hashable]) -> list[Group]:
-    members: dict[Hashable, list[int]] = {}
-    for index, number_ in enumerate(numbers):
-        members.setdefault(number_, []).append(index)
-    return [tuple(group) for group in members.values()]
 
 
 def _label_counts(records: Sequence[Record], groups: Sequence[Group], task: TaskType) -> np.ndarray:

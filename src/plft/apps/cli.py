@@ -472,7 +472,8 @@ def main() -> None:
         console.fail(wording(error))
         sys.exit(1)
     except (KeyboardInterrupt, typer.Abort):
-        hint = " plft train --resume goes on from the last checkpoint." if sys.argv[1:2] == ["train"] else ""
+        command = next((each for each in ("train", "pretrain", "adapt") if sys.argv[1:2] == [each]), None)
+        hint = f" plft {command} --resume goes on from the last checkpoint." if command else ""
         sys.stderr.write(f"\nInterrupted.{hint}\n")
         sys.exit(INTERRUPTED)
     except Exception as error:

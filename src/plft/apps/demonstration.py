@@ -17,8 +17,8 @@ PRETRAINED = "builtin:protein"
 HEAD = {"head": "cnn", "head_width": 64, "head_kernel": 9}
 N_SEQUENCES, EPOCHS = 1200, 4
 MODEL_NOTE = (
-    "The model is small (builtin:protein, see its card with plft models): it shows what pretraining is worth, not what a "
-    "published model would reach."
+    "The pretrained model is small (builtin:protein): it shows what pretraining is worth, not what a published model "
+    "would reach."
 )
 NOTES = (DEMO_NOTE, MODEL_NOTE)
 
