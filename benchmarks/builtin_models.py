@@ -59,7 +59,7 @@ MODELS = {
         ),
         valid=(),
         arch="dna-1m",
-        minutes=12,
+        minutes=9,
     ),
 }
 
@@ -113,8 +113,9 @@ def measure(name: str, model: Model, data: Path, work: Path, folder: Path) -> No
         prepared = prepare(config, work / f"measure-{part}", print, time.monotonic(), False)
         metrics["perplexity"]["after"][part] = perplexities(prepared, 10**9)["held_out"]
     write_json(folder / "metrics.json", metrics)
-    write_language_card(folder)
-    (folder / "history.jsonl").unlink()
+    write_language_card(folder, f"builtin:{name}")
+    for used in ("history.jsonl", "pretraining.yaml"):  # for the card alone; the script holds the settings
+        (folder / used).unlink()
 
 
 def main() -> None:

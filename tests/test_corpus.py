@@ -56,6 +56,17 @@ def test_several_files_compressed_or_not_make_one_corpus(tmp_path):
     assert (len(corpus), corpus.facts.duplicates, set(corpus.facts.files)) == (2, 1, {"a.fasta", "b.fasta.gz"})
 
 
+def test_files_of_the_same_name_are_not_taken_for_one_another(tmp_path):
+    for folder, sequence in (("a", "MKTAY"), ("b", "GGGGG")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "s.fasta").write_text(f">x\n{sequence}\n")
+    files = [tmp_path / "a" / "s.fasta", tmp_path / "b" / "s.fasta"]
+    assert len(tokenise(files[1:], PROTEIN, tmp_path / "cache")) == 1
+    both = tokenise(files, PROTEIN, tmp_path / "cache")
+    assert len(both) == 2
+    assert set(both.facts.files) == {"s.fasta", "s.fasta (2)"}
+
+
 def test_letters_outside_the_alphabet_are_replaced_and_counted(tmp_path):
     corpus = store(tmp_path, ["MKJAY*"])
     assert spelled(corpus.read(0, 0, 6)) == "MKXAYX"

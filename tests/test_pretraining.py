@@ -17,10 +17,11 @@ from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForSeq2SeqLM, AutoTokenizer, TrainerCallback
 
 import tiny
+from plft.attention import use_packing
 from plft.budget import SETTLE, Budget
 from plft.checkpoints import resolve
 from plft.config import language_model_config
-from plft.corpus import Crops, Part, tokenise
+from plft.corpus import Crops, Part, hold_out, tokenise
 from plft.errors import PlftError
 from plft.homology import find_mmseqs
 from plft.language_models import load_language_model
@@ -150,14 +151,27 @@ def test_a_budget_in_minutes_ends_in_time_whatever_the_speed(monkeypatch):
     assert max(rates) == 1.0
 
 
+def test_a_budget_in_minutes_is_kept_even_where_a_step_takes_half_of_it(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("plft.budget.time.monotonic", lambda: now[0])
+    budget, control = Budget(minutes=2, started=0.0, reserve=10), SimpleNamespace(should_training_stop=False)
+    state = SimpleNamespace(global_step=0, max_steps=0)
+    budget.on_train_begin(None, state, control)
+    while not control.should_training_stop:
+        now[0] += 40
+        state.global_step += 1
+        budget.on_step_end(None, state, control)
+    assert state.global_step == 2
+
+
 def test_a_budget_keeps_in_a_checkpoint_what_it_decided():
     budget = Budget(minutes=1, started=0.0)
-    budget.total, budget.decay_from, budget.tokens = 123, 77, 5
+    budget.total, budget.decay_from, budget.counted = 123, 77, {"tokens": 5}
     state = budget.state()
     again = Budget(**state["args"])
     for name, value in state["attributes"].items():
         setattr(again, name, value)
-    assert (again.total, again.decay_from, again.tokens, again.minutes) == (123, 77, 5, 1)
+    assert (again.total, again.decay_from, again.counted, again.minutes) == (123, 77, {"tokens": 5}, 1)
     assert again.factor(100) == budget.factor(100)
 
 
@@ -168,7 +182,7 @@ def test_counted_perplexities_are_those_worked_out_by_hand(tmp_path):
     tokenizer = tiny.checkpoint("esm2").residue_tokenizer
     train = tokenise([Path(write(tmp_path / "t.fasta", ["AAAC"]))], tokenizer, tmp_path)
     held = tokenise([Path(write(tmp_path / "h.fasta", ["AC"]))], tokenizer, tmp_path)
-    found = ngram_perplexities(Part(train), Part(held), 33)
+    found = ngram_perplexities(Part(train), Part(held), np.zeros(33, dtype=bool))
     # counts A 3, C 1, two symbols seen; A comes first once, after A come A twice and C once
     assert found["unigram"] == pytest.approx(math.exp(-(math.log(4 / 6) + math.log(2 / 6)) / 2))
     assert found["bigram"] == pytest.approx(math.exp(-(math.log(2 / 3) + math.log(2 / 5)) / 2))
@@ -228,8 +242,9 @@ def test_a_run_interrupted_three_times_ends_with_the_weights_of_an_undisturbed_o
         for lines in ((tmp_path / name / "history.jsonl").read_text().splitlines() for name in ("whole", "broken"))
     ]
     assert histories[0] == histories[1]
-    counts = [json.loads((tmp_path / name / "metrics.json").read_text())["tokens"] for name in ("whole", "broken")]
-    assert counts[0] == counts[1]
+    counts = [json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("whole", "broken")]
+    for number in ("tokens", "predicted_share", "steps", "perplexity"):
+        assert counts[0][number] == counts[1][number]
 
 
 def test_resuming_a_finished_run_changes_nothing(tmp_path, corpus):
@@ -255,26 +270,27 @@ def test_a_folder_that_is_there_is_only_replaced_when_asked(tmp_path, corpus):
     assert (tmp_path / "m" / "notes.txt").read_text() == "mine"
 
 
-def test_accumulation_changes_nothing_but_the_number_of_passes(tmp_path, corpus):
-    """Four passes of 64 tokens sum to the gradient of one step, as a plain loop computes it."""
-    config = settings(corpus, steps=1, batch_residues=64, step_residues=256, learning_rate=0.01, weight_decay=0)
+def test_a_step_over_several_passes_is_adamw_on_the_mean_over_all_their_tokens(tmp_path, corpus):
+    """Four passes of 64 tokens against a plain loop over the same four."""
+    config = settings(corpus, batch_residues=64, step_residues=256, steps=1, learning_rate=0.01, weight_decay=0)
     run_language_model(config, tmp_path / "m")
-    checkpoint = tiny.checkpoint("esm2")
     made = resolve("scratch:tiny-esm2", seed=0)
     task = LanguageModelTask(load_language_model(made, seed=0))
-    from plft.attention import use_packing
-    from plft.corpus import hold_out
-
     use_packing(task.plain)
-    store = tokenise([Path(corpus)], checkpoint.residue_tokenizer)
+    tokenizer = made.residue_tokenizer
+    train, _ = hold_out(tokenise([Path(corpus)], tokenizer), 0.05)
     recipe = Recipe(OBJECTIVES["masked"], Symbols.of(made), 0.15, 64)
-    train, _ = hold_out(store, 0.05)
-    batches = first(Stream(Crops(train, checkpoint.residue_tokenizer, 64, 0), recipe), 4)
+    batches = first(Stream(Crops(train, tokenizer, 64, 0), recipe), 4)
     count = sum(int((batch["labels"] != NOTHING).sum()) for batch in batches)
-    sum(task(**batch) for batch in batches).div(count).backward()
+    loss = sum(task(**batch) for batch in batches) / count
+    loss.backward()
     logged = json.loads((tmp_path / "m" / "history.jsonl").read_text().splitlines()[0])
-    loss = sum(float(task(**batch)) for batch in batches) / count
-    assert logged["loss"] == pytest.approx(loss, rel=1e-5)
+    assert logged["loss"] == pytest.approx(loss.item(), rel=1e-5)
+    trained = {name: each for name, each in task.plain.named_parameters() if each.grad is not None}
+    torch.nn.utils.clip_grad_norm_(trained.values(), 1.0)
+    torch.optim.AdamW(trained.values(), lr=0.01 * 1.0, betas=(0.9, 0.98), weight_decay=0).step()
+    found = weights(tmp_path / "m")
+    assert all(torch.allclose(found[name], each, atol=1e-4) for name, each in trained.items() if name in found)
 
 
 @pytest.mark.parametrize(
@@ -378,18 +394,26 @@ def test_what_cannot_be_trained_is_refused_in_one_line(tmp_path, corpus, changes
 def test_nothing_held_out_has_a_homolog_in_training_where_mmseqs_is_at_hand(tmp_path, monkeypatch):
     monkeypatch.setattr("plft.language_preparation.find_mmseqs", find_mmseqs)
     random = np.random.default_rng(0)
-    strangers = ["".join(random.choice(list("ACDEFGHIKLMNPQRSTVWY"), 90)) for _ in range(30)]
-    file = write(tmp_path / "mixed.fasta", [*proteins(60), *strangers])
+    letters = list("ACDEFGHIKLMNPQRSTVWY")
+    made = []
+    for family in range(40):  # every second family has one member, the others three
+        founder = random.choice(letters, 90)
+        for _ in range(1 if family % 2 else 3):
+            relative = founder.copy()
+            relative[random.integers(0, 90, 8)] = random.choice(letters, 8)
+            made.append((family, "".join(relative)))
+    random.shuffle(made)
+    family_of = {sequence: int(family) for family, sequence in made}
+    file = write(tmp_path / "families.fasta", list(family_of))
     said: list[str] = []
     metrics = run_language_model(settings(file, steps=1, held_out_share=0.1), tmp_path / "m", say=said.append)
     assert "clean" in metrics["perplexity"]["after"]
     assert any("none with a homolog in the rest" in sentence for sentence in said)
-    kept = json.loads((tmp_path / "m" / "held_out.json").read_text())["entries"]
-    store = tokenise([Path(file)], tiny.checkpoint("esm2").residue_tokenizer)
-    tokens = [store.read(entry, 0, int(store.lengths[entry])) for entry in kept]
-    spelled = ["".join(tiny.checkpoint("esm2").tokenizer.convert_ids_to_tokens(each.tolist())) for each in tokens]
+    kept = set(json.loads((tmp_path / "m" / "held_out.json").read_text())["entries"])
     assert kept
-    assert set(spelled) <= set(strangers)
+    sequences = list(family_of)  # entries lie in the order of the file
+    trained = {family_of[sequences[entry]] for entry in range(len(sequences)) if entry not in kept}
+    assert not trained & {family_of[sequences[entry]] for entry in kept}
 
 
 def test_a_resumed_run_holds_out_what_it_began_with(tmp_path, corpus, monkeypatch):
@@ -425,3 +449,49 @@ def test_two_processes_end_where_one_with_twice_the_accumulation_does(tmp_path, 
         subprocess.run(words, check=True, env=environment, capture_output=True, timeout=300)
     one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
     assert all(torch.allclose(one[name], two[name], atol=1e-5) for name in one)
+
+
+def test_a_refused_overwrite_leaves_the_model_that_is_there(tmp_path, corpus):
+    run_language_model(settings(corpus, steps=1), tmp_path / "m")
+    before = {each.name: each.read_bytes() for each in (tmp_path / "m").iterdir() if each.is_file()}
+    for changes in ({"files": ["absent.fasta"]}, {"model": str(tmp_path / "m")}):
+        with pytest.raises(PlftError):
+            run_language_model(settings(corpus, **changes), tmp_path / "m", overwrite=True)
+    assert before == {each.name: each.read_bytes() for each in (tmp_path / "m").iterdir() if each.is_file()}
+
+
+def test_a_folder_that_is_not_ours_is_never_overwritten(tmp_path, corpus):
+    (tmp_path / "project").mkdir()
+    (tmp_path / "project" / "README.md").write_text("mine")
+    with pytest.raises(PlftError, match="plft did not make it"):
+        run_language_model(settings(corpus), tmp_path / "project", overwrite=True)
+    assert (tmp_path / "project" / "README.md").read_text() == "mine"
+
+
+def test_a_run_is_not_resumed_on_other_data(tmp_path, corpus):
+    config = settings(corpus, save_steps=2)
+    with pytest.raises(KeyboardInterrupt):
+        run_language_model(config, tmp_path / "m", callbacks=[StopAt(3)])
+    write(Path(corpus), proteins(50, seed=9))
+    with pytest.raises(PlftError, match="files have changed"):
+        run_language_model(config, tmp_path / "m", resume=True)
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_gradient_checkpointing_changes_nothing_but_memory(tmp_path, corpus, method):
+    base = tmp_path / "base"
+    run_language_model(settings(corpus, steps=1), base)
+    for name, on in (("plain", False), ("saving", True)):
+        config = settings(corpus, model=str(base), method=method, gradient_checkpointing=on, steps=3)
+        run_language_model(config, tmp_path / name)
+    plain, saving = weights(tmp_path / "plain"), weights(tmp_path / "saving")
+    assert all(torch.allclose(plain[name], saving[name], atol=1e-6) for name in plain)
+
+
+def test_a_budget_in_minutes_ends_in_time_and_can_be_resumed(tmp_path, corpus):
+    config = settings(corpus, steps=None, minutes=0.35, step_residues=256)
+    with pytest.raises(KeyboardInterrupt):
+        run_language_model(config, tmp_path / "m", callbacks=[StopAt(3)])
+    metrics = run_language_model(config, tmp_path / "m", resume=True)
+    assert metrics["steps"] > 3
+    assert metrics["minutes"] < 0.5

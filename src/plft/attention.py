@@ -94,8 +94,8 @@ AttentionMaskInterface.register(PACKED, _no_mask)
 
 
 def can_pack(model: PreTrainedModel) -> bool:
-    """Whether this model's attention can be told apart by sequence within one row."""
-    return model.config.model_type in PACKABLE
+    """Whether this model's attention can be told apart by sequence within one row; not with code of its own."""
+    return model.config.model_type in PACKABLE and type(model).__module__.startswith("transformers.")
 
 
 def use_packing(model: PreTrainedModel) -> None:

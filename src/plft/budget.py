@@ -26,7 +26,8 @@ class Budget(TrainerCallback, ExportableState):
 
     steps: the budget in optimiser steps, or None.  minutes: the budget in wall-clock minutes, counted from `started`
     (a `time.monotonic()`), with everything before and after training in it.  reserve: seconds kept for what comes
-    after the last step.  tokens: how many were read; the trainer counts them here.
+    after the last step.  guess: steps that a budget in minutes is believed to give, before any was made.
+    counted: tokens read, those that could have been predicted, and those that were; the trainer counts them here.
     """
 
     def __init__(
@@ -39,17 +40,18 @@ class Budget(TrainerCallback, ExportableState):
         save_steps: int | None = None,
         started: float | None = None,
         reserve: float = 5.0,
+        guess: int | None = None,
     ) -> None:
         self.steps, self.minutes = steps, minutes
         self.warmup_share, self.decay_share = warmup_share, decay_share
         self.save_minutes, self.save_steps = save_minutes, save_steps
-        self.total = steps or UNKNOWN
+        self.total = steps or guess or UNKNOWN
         self.warmup, self.decay_from = self._parts(self.total)
         self.estimates: list[tuple[int, int]] = []
         self.used = 0.0
         self.next_look = 1.0 / LOOKS
         self.reserve = reserve
-        self.tokens = 0
+        self.counted = {"tokens": 0, "eligible": 0, "predicted": 0}
         self.started = time.monotonic() if started is None else started
         self.saved_at = self.started
         self.step_ends: list[float] = []
@@ -60,7 +62,7 @@ class Budget(TrainerCallback, ExportableState):
     def factor(self, step: int) -> float:
         """What the peak learning rate is multiplied by at a step, counted from 0."""
         if step < self.decay_from:
-            return min(1.0, (step + 1) / self.warmup) if self.total < UNKNOWN else min(1.0, (step + 1) / 100)
+            return min(1.0, (step + 1) / self.warmup)
         return max(0.0, (self.total - step) / max(1, self.total - self.decay_from))
 
     @property
@@ -70,7 +72,7 @@ class Budget(TrainerCallback, ExportableState):
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
-        names = ("total", "warmup", "decay_from", "estimates", "next_look", "reserve", "tokens")
+        names = ("total", "warmup", "decay_from", "estimates", "next_look", "reserve", "counted")
         return {
             "args": {
                 name: getattr(self, name)
@@ -83,6 +85,7 @@ class Budget(TrainerCallback, ExportableState):
         """Take over the number of steps."""
         state.max_steps = self.total
         self.saved_at = time.monotonic()
+        self.step_ends = [self.saved_at]
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Estimate the number of steps anew, and say what is due."""
@@ -116,13 +119,13 @@ class Budget(TrainerCallback, ExportableState):
 
     def _estimate(self, step: int) -> None:
         """Fit the steps that are left into the time that is left; evaluations do not count as steps' time."""
-        if step < SETTLE or len(self.step_ends) < 8:
-            return
-        gaps = sorted(b - a for a, b in pairwise(self.step_ends))
-        middle = gaps[len(gaps) // 8 : max(len(gaps) // 8 + 1, len(gaps) * 7 // 8)]
         left = 60 * (self.minutes or 0) - self.reserve - self.seconds
-        total = step + max(0, int(left / (sum(middle) / len(middle))))
-        if step == SETTLE or abs(total - self.total) > 0.002 * self.total or total <= step:
+        gaps = sorted(b - a for a, b in pairwise(self.step_ends))
+        if left > 0 and (not gaps or (step < SETTLE and left > 0.8 * 60 * (self.minutes or 0))):
+            return
+        middle = gaps[len(gaps) // 8 : max(len(gaps) // 8 + 1, len(gaps) * 7 // 8)]
+        total = step + (int(left / (sum(middle) / len(middle))) if left > 0 else 0)
+        if step == SETTLE or abs(total - self.total) > 0.01 * (self.total - step) or total <= step:
             self.total = total
             self.estimates.append((step, total))
             if step < self.decay_from or self.decay_from > total:

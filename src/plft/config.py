@@ -75,8 +75,10 @@ class DataConfig(Section):
 class ModelConfig(Section):
     """The pretrained model and the head on top of it."""
 
-    name: Name = Field(
-        "scratch:esm2-1m", description="builtin:protein, a local folder, a hub id, a short name, or scratch:NAME"
+    name: Name | None = Field(
+        None,
+        description="builtin:protein, builtin:dna, a local folder, a hub id, a short name, or scratch:NAME; "
+        "null is the built-in model of the sequences' alphabet",
     )
     revision: str | None = Field(None, description="branch, tag or commit on the hub")
     trust_remote_code: bool = Field(False, description="run code that the model brings along; needs a pinned revision")
@@ -304,16 +306,8 @@ def set_values(values: dict[str, Any], assignments: list[str]) -> dict[str, Any]
     """Return a copy of `values` with each ``section.key=value`` set; values are YAML (``null``, numbers, lists)."""
     result = {key: dict(value) if isinstance(value, dict) else value for key, value in values.items()}
     for assignment in assignments:
-        key, equals, text = assignment.partition("=")
-        if not equals or not key.strip():
-            raise PlftError(
-                f"--set '{assignment}' is not of the form section.key=value, for example training.epochs=5."
-            )
-        section, _, name = key.strip().partition(".")
-        try:
-            value = _parse(text)
-        except yaml.YAMLError:
-            raise PlftError(f"--set '{assignment}': the value is not valid YAML; put quotes around it.") from None
+        key, value = assigned(assignment, "section.key=value, for example training.epochs=5")
+        section, _, name = key.partition(".")
         if name:
             sections = [each for each in known_keys("") if known_keys(each)]
             if section not in sections:
@@ -322,6 +316,17 @@ def set_values(values: dict[str, Any], assignments: list[str]) -> dict[str, Any]
         else:
             result[section] = value
     return result
+
+
+def assigned(assignment: str, form: str = "key=value, for example decay_share=0.5") -> tuple[str, Any]:
+    """Read ``key=value``, the value in YAML (``null``, numbers, lists). form: what it should look like."""
+    key, equals, text = assignment.partition("=")
+    if not equals or not key.strip():
+        raise PlftError(f"--set '{assignment}' is not of the form {form}.")
+    try:
+        return key.strip(), _parse(text)
+    except yaml.YAMLError:
+        raise PlftError(f"--set '{assignment}': the value is not valid YAML; put quotes around it.") from None
 
 
 def make_config(values: dict[str, Any]) -> RunConfig:
@@ -338,7 +343,8 @@ def _checked(model: type[Settings], values: dict[str, Any], heading: str) -> Set
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        problems = [explain(each) for each in error.errors() if not is_beside_the_point(each)]
+        keys = None if model is RunConfig else list(model.model_fields)
+        problems = [explain(each, keys) for each in error.errors() if not is_beside_the_point(each)]
         more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
         text = heading + "; ".join(problems[:3]) + more
         text = text[0].upper() + text[1:]
@@ -350,12 +356,15 @@ def is_beside_the_point(problem: Any) -> bool:
     return problem["type"] == "literal_error" and isinstance(problem["input"], dict)
 
 
-def explain(problem: Any) -> str:
-    """Put one pydantic problem in a user's words: the key, what is wrong, and the nearest known key."""
+def explain(problem: Any, keys: list[str] | None = None) -> str:
+    """Put one pydantic problem in a user's words: the key, what is wrong, and the nearest known key.
+
+    keys: that are known, where it is not a run's configuration.
+    """
     # pydantic names the members of a union too, such as dict[str,...] and literal['balanced']
     place = ".".join(str(part) for part in problem["loc"] if str(part).replace("_", "").isalnum() or "." in str(part))
     if problem["type"] == "extra_forbidden":
-        known = known_keys(".".join(map(str, problem["loc"][:-1])))
+        known = keys or known_keys(".".join(map(str, problem["loc"][:-1])))
         hint = did_you_mean(str(problem["loc"][-1]), known)
         return f"unknown key '{place}'; known here: {', '.join(known)}.{hint}".rstrip(".")
     if problem["type"] == "literal_error":

@@ -25,7 +25,7 @@ from plft.errors import PlftError
 from plft.records import read_records
 from plft.tokens import ResidueTokenizer
 
-FORMAT = 1
+FORMAT = 2
 BLOCK = 8192  # residues: longer sequences are kept as several entries, so that no single one is large
 TRUE_START, TRUE_END = 1, 2
 _ENOUGH_LETTERS = 50  # a short peptide may well be spelled in A, C, G and T alone
@@ -110,7 +110,10 @@ def tokenise(
     """
     for file in files:
         read_records(file, labelled=False)  # names the nearest file where this one is missing
-    digests = {file.name: _digest(file) for file in files}
+    digests: dict[str, str] = {}
+    for file in files:
+        same_name = sum(name.partition(" (")[0] == file.name for name in digests)
+        digests[f"{file.name} ({same_name + 1})" if same_name else file.name] = _digest(file)
     key = _key(digests, tokenizer, both_strands)
     target = (folder or cache_folder()) / "corpora" / key
     if not (target / "facts.json").is_file():
@@ -118,11 +121,19 @@ def tokenise(
         partial = Path(tempfile.mkdtemp(prefix=f".{key}.", dir=target.parent))
         try:
             _Builder(partial, tokenizer, both_strands).build(files, digests)
-            if not target.exists():
-                os.replace(partial, target)
+            _put_in_place(partial, target)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     return Corpus(target)
+
+
+def _put_in_place(partial: Path, target: Path) -> None:
+    """Move a finished store to its place, unless another process was first."""
+    try:
+        os.replace(partial, target)
+    except OSError:
+        if not (target / "facts.json").is_file():
+            raise
 
 
 def _digest(file: Path) -> str:
@@ -289,8 +300,8 @@ class Part:
 def hold_out(corpus: Corpus, share: float = 0.02, most: int = 2000, seed: int = 0) -> tuple[Part, Part]:
     """Split off a held-out part: (the rest, the held-out part).
 
-    Both strands of a stretch stay together. Whichever hashes come first after mixing with the seed are held out: at
-    most `share` of the stretches and at most `most`, at least one where there are two or more.
+    Both strands of a stretch stay together. Whichever hashes come first after mixing with the seed are held out, and in
+    that order: at most `share` of the stretches and at most `most`, at least one where there are two or more.
     """
     strands = 2 if corpus.facts.both_strands else 1
     n_groups = len(corpus) // strands
@@ -303,9 +314,9 @@ def hold_out(corpus: Corpus, share: float = 0.02, most: int = 2000, seed: int = 
         mixed = mix((corpus.hashes[start : start + _SHARD] >> np.uint64(1)) ^ key)
         first = np.concatenate([first, mixed])
         held_out = np.concatenate([held_out, np.arange(start, start + len(mixed))])
-        kept = np.sort(np.argsort(first, kind="stable")[: wanted * strands])
+        kept = np.argsort(first, kind="stable")[: wanted * strands]
         first, held_out = first[kept], held_out[kept]
-    return Part(corpus, without=held_out), Part(corpus, held_out)
+    return Part(corpus, without=np.sort(held_out)), Part(corpus, held_out)
 
 
 def without_copies(corpus: Corpus, of: Corpus) -> tuple[Part, int]:

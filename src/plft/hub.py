@@ -61,7 +61,7 @@ def _explain(error: Exception, repository: str, revision: str | None) -> str:
     return f"{constants.ENDPOINT} answered {_status(error)} for '{repository}'. Try again later."
 
 
-_OFFLINE_HINT = "Check the network, give a local folder, or use scratch:esm2-1m, which needs none."
+_OFFLINE_HINT = "Check the network, give a local folder, or use builtin:protein, which needs none."
 
 
 def _status(error: Exception) -> int | None:

@@ -20,7 +20,7 @@ TITLES = {
 }
 AUTO_CLASSES = {"masked": "AutoModelForMaskedLM", "causal": "AutoModelForCausalLM", "span": "AutoModelForSeq2SeqLM"}
 MEANING = {
-    "masked": "Perplexity of masked residues, {rate:.0%} of them at a time as training, in crops of {crop} tokens.",
+    "masked": "Perplexity of masked residues, {rate:.0%} of them at a time, in crops of {crop} tokens.",
     "causal": "Perplexity of each token given those before it, in crops of {crop} tokens.",
     "span": "Perplexity of residues cut out, {rate:.0%} of them at a time as in training, in crops of {crop} tokens.",
 }
@@ -31,8 +31,11 @@ text { font: 12px sans-serif; fill: #444 } .grid { stroke: #ddd }
 </style>"""
 
 
-def write_language_card(folder: Path) -> Path:
-    """Write README.md and curve.svg from metrics.json, history.jsonl and pretraining.yaml; return the card's path."""
+def write_language_card(folder: Path, name: str = "") -> Path:
+    """Write README.md and curve.svg from metrics.json, history.jsonl and pretraining.yaml; return the card's path.
+
+    name: what `--model` takes for it, by default the folder's.
+    """
     metrics = read_json(folder / "metrics.json")
     settings = yaml.safe_load((folder / "pretraining.yaml").read_text(encoding="utf-8"))
     curve = held_out_curve(folder / "history.jsonl")
@@ -40,7 +43,7 @@ def write_language_card(folder: Path) -> Path:
         write_text(folder / "curve.svg", curve_picture(curve))
     context = {
         "front_matter": yaml.safe_dump(_front_matter(metrics), sort_keys=False),
-        "title": folder.resolve().name,
+        "title": name or folder.resolve().name,
         "headline": _headline(metrics),
         "facts": _facts(metrics, settings),
         "perplexity": _perplexity(metrics),
@@ -48,7 +51,7 @@ def write_language_card(folder: Path) -> Path:
         "curve": [(f"{row['tokens']:,}", f"{row['seconds'] / 60:.1f}", f"{row['perplexity']:.2f}") for row in curve],
         "files": list(metrics["data"]["files"].items()),
         "sentences": metrics["sentences"],
-        "folder_in_shell": shlex.quote(folder.name),
+        "model_in_shell": shlex.quote(name or folder.name),
         "folder_in_python": json.dumps(folder.name),
         "auto_class": AUTO_CLASSES[metrics["objective"]],
         "limits": _limits(metrics),
@@ -123,7 +126,7 @@ def _limits(metrics: dict[str, Any]) -> list[str]:
         limits.append("Work where a large published model can be had: this one was trained on a small budget.")
     if "clean" not in metrics["perplexity"]["after"]:
         limits.append(
-            "Its held-out perplexity may be optimistic: homologs of held-out sequences were not searched for."
+            "Being judged by its held-out perplexity alone: training may hold homologs of held-out sequences."
         )
     if "general" in metrics["perplexity"]["after"]:
         limits.append("Sequences outside its family, on which it may have forgotten (see the general set above).")

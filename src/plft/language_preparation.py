@@ -7,7 +7,8 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from plft.language_models import load_language_model
 from plft.objectives import OBJECTIVES, LanguageModelTask, Symbols, check_symbols
 from plft.pretraining import Recipe
 from plft.records import read_records
-from plft.runfolder import read_json, write_json
+from plft.runfolder import read_json
 from plft.training import choose_precision, has_accelerator
 from plft.tuning import count_parameters
 
@@ -46,13 +47,18 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Choices:
-    """What the configuration left open, decided once and kept for resuming. Tokens are per process."""
+    """What the configuration left open, decided once and kept for resuming. Tokens are per process.
+
+    tokens_per_second: of this machine, where a budget in minutes had it measured.  store: names the tokenised corpus.
+    """
 
     crop: int
     batch_tokens: int
     accumulation: int
     learning_rate: float
     precision: str
+    store: str
+    tokens_per_second: float | None = None
 
     @property
     def step_tokens(self) -> int:
@@ -62,13 +68,18 @@ class Choices:
 
 @dataclass(frozen=True)
 class Data:
-    """A corpus and its parts. clean: the held-out entries without homologs in training, None where not searched."""
+    """A corpus and its parts.
+
+    clean: the held-out entries without homologs in training, None where not searched.  kept: what a resumed run needs
+    to hold the same out, None where files were given.
+    """
 
     corpus: Corpus
     train: Part
     held_out: Part
     clean: Part | None
     general: Part | None
+    kept: dict[str, Any] | None
 
     @property
     def measured(self) -> dict[str, Part]:
@@ -88,12 +99,12 @@ class Prepared:
     choices: Choices
     sentences: list[str]
 
-    @property
+    @cached_property
     def recipe(self) -> Recipe:
         """How crops become batches."""
         return make_recipe(self.config, self.checkpoint, self.task, self.choices.batch_tokens)
 
-    @property
+    @cached_property
     def crops(self) -> Crops:
         """The crops that are learned from."""
         return Crops(self.data.train, self.checkpoint.residue_tokenizer, self.choices.crop, self.config.seed)
@@ -107,9 +118,9 @@ class Prepared:
 
 
 def prepare(config: LanguageModelConfig, out: Path, say: Say, started: float, resume: bool) -> Prepared:
-    """Read the files, load the model and decide what the configuration leaves open.
+    """Read the files, load the model and decide what the configuration leaves open; nothing is written to `out`.
 
-    out: keeps the decisions; a resumed run takes them from there.  started: when the budget began (`time.monotonic`).
+    out: where a resumed run finds what was decided.  started: when the budget began (`time.monotonic`).
     """
     sentences: list[str] = []
 
@@ -120,9 +131,9 @@ def prepare(config: LanguageModelConfig, out: Path, say: Say, started: float, re
     if processes() > 1:
         PartialState(cpu=not has_accelerator())  # from here on the processes can talk to each other
     checkpoint = find_model(config)
-    data = read_data(config, checkpoint, out / "held_out.json", resume, tell)
+    data = read_data(config, checkpoint, kept_file(out / "held_out.json", resume), tell)
     task = build_task(config, checkpoint, tell)
-    choices = choose(config, checkpoint, data, task, out, started, resume)
+    choices = choose(config, checkpoint, data, task, kept_file(out / "choices.json", resume), started)
     trainable, total = count_parameters(task)
     tell(
         f"{checkpoint.lasting_name}: {trainable:,} of {total:,} weights learn "
@@ -131,6 +142,11 @@ def prepare(config: LanguageModelConfig, out: Path, say: Say, started: float, re
         f"{choices.precision}"
     )
     return Prepared(config, checkpoint, data, task, choices, sentences)
+
+
+def kept_file(file: Path, resume: bool) -> dict[str, Any] | None:
+    """What an interrupted run left in a file, None where there is nothing to go on from."""
+    return read_json(file) if resume and file.is_file() else None
 
 
 def find_model(config: LanguageModelConfig) -> Checkpoint:
@@ -150,10 +166,10 @@ def find_model(config: LanguageModelConfig) -> Checkpoint:
 # -- data --------------------------------------------------------------------------------------------------------------
 
 
-def read_data(config: LanguageModelConfig, checkpoint: Checkpoint, kept: Path, resume: bool, say: Say) -> Data:
+def read_data(config: LanguageModelConfig, checkpoint: Checkpoint, kept: dict[str, Any] | None, say: Say) -> Data:
     """Tokenise the files, hold a part out, and leave exact copies of what is learned out of it.
 
-    kept: the file that remembers what is held out, from which a resumed run takes it.
+    kept: what an interrupted run held out, which is held out again.
     """
     tokenizer, is_dna = checkpoint.residue_tokenizer, checkpoint.family.alphabet == "dna"
     if config.both_strands and not is_dna:
@@ -162,70 +178,75 @@ def read_data(config: LanguageModelConfig, checkpoint: Checkpoint, kept: Path, r
     corpus = tokenise([Path(file) for file in config.files], tokenizer, both_strands=both_strands)
     facts = corpus.facts
     replaced = f"; {facts.unknown:,} unknown letters replaced" if facts.unknown else ""
-    copies = f"{facts.duplicates:,} exact copies left out"
-    say(f"{facts.sequences:,} sequences, {facts.residues:,} residues; {copies}{replaced}")
-    train, held_out, clean = _given_or_held_out(config, checkpoint, corpus, kept, resume, say)
-    general = tokenise([Path(file) for file in config.general], tokenizer) if config.general else None
-    return Data(corpus, train, held_out, clean, None if general is None else Part(general))
-
-
-def _given_or_held_out(
-    config: LanguageModelConfig, checkpoint: Checkpoint, corpus: Corpus, kept: Path, resume: bool, say: Say
-) -> tuple[Part, Part, Part | None]:
-    """What is learned, what is held out, and which of that has no homologs in what is learned."""
+    duplicates = f"{facts.duplicates:,} exact copies left out"
+    say(f"{facts.sequences:,} sequences, {facts.residues:,} residues; {duplicates}{replaced}")
+    general = Part(tokenise([Path(file) for file in config.general], tokenizer)) if config.general else None
     if config.valid:
-        held_out, copies = without_copies(
-            tokenise([Path(file) for file in config.valid], checkpoint.residue_tokenizer), corpus
-        )
-        say(f"{len(held_out):,} held-out sequences; {copies:,} exact copies of training sequences left out of them")
-        return Part(corpus), held_out, None
-    if resume and kept.is_file():
-        found = read_json(kept)
-    else:
-        entries, is_clean, how = _hold_out(config, checkpoint, corpus)
-        found = {"entries": entries.tolist(), "clean": is_clean, "how": how}
-        if is_first():
-            write_json(kept, found)
-    say(f"{len(found['entries']):,} of {len(corpus):,} stretches held out, {found['how']}")
-    held_out = Part(corpus, np.array(found["entries"], dtype=np.int64))
-    return Part(corpus, without=held_out.entries), held_out, held_out if found["clean"] else None
+        held_out, copies = without_copies(tokenise([Path(file) for file in config.valid], tokenizer), corpus)
+        none_left = "" if len(held_out) else ": no perplexity will be measured"
+        left_out = f"{copies:,} exact copies of training sequences left out of them{none_left}"
+        say(f"{len(held_out):,} held-out sequences; {left_out}")
+        return Data(corpus, Part(corpus), held_out, None, general, None)
+    kept = kept or _agreed(lambda: _hold_out(config, checkpoint, corpus))
+    say(f"{len(kept['entries']):,} of {len(corpus):,} stretches held out, {kept['how']}")
+    entries = np.array(sorted(kept["entries"]), dtype=np.int64)
+    held_out = Part(corpus, entries)
+    return Data(corpus, Part(corpus, without=entries), held_out, held_out if kept["clean"] else None, general, kept)
 
 
-def _hold_out(config: LanguageModelConfig, checkpoint: Checkpoint, corpus: Corpus) -> tuple[np.ndarray, bool, str]:
-    """Entries to hold out, whether they have no homologs in the rest, and how they were chosen."""
+def _agreed(decide: Callable[[], Any]) -> Any:
+    """What the first process decides, on all of them."""
+    decided = decide() if is_first() else None
+    return broadcast_object_list([decided])[0] if processes() > 1 else decided
+
+
+def _hold_out(config: LanguageModelConfig, checkpoint: Checkpoint, corpus: Corpus) -> dict[str, Any]:
+    """Entries to hold out, whether they have no homologs in the rest (`clean`), and how they were chosen."""
     if not config.held_out_share:
-        return np.empty(0, np.int64), False, "as asked"
-    _, by_chance = hold_out(corpus, config.held_out_share, seed=config.seed)
-    entries = by_chance.entries if by_chance.entries is not None else np.empty(0, np.int64)
-    if not len(entries):
-        return entries, False, "as one sequence alone cannot be divided"
+        return {"entries": [], "clean": False, "how": "as asked"}
+    by_chance = _entries(hold_out(corpus, config.held_out_share, seed=config.seed)[1])
+    if not by_chance:
+        return {"entries": [], "clean": False, "how": "as one sequence alone cannot be divided"}
     reasons = {
         "MMseqs2 is not installed": find_mmseqs() is None,
         "tokens of this model are no single letters": not checkpoint.residue_tokenizer.is_letterwise,
         "the corpus is large": corpus.facts.tokens > MOST_SEARCHED,
     }
     if why := [reason for reason, holds in reasons.items() if holds]:
-        return entries, False, f"by chance, homologs of training sequences among them ({why[0]})"
-    _, candidates = hold_out(corpus, CANDIDATES * config.held_out_share, seed=config.seed)
-    clean = _without_homologs(checkpoint, corpus, candidates)[: len(entries)]
-    if not len(clean):
-        return entries, False, "by chance: every one searched has a homolog in the rest"
+        how = f"by chance, homologs of training sequences among them ({why[0]})"
+        return {"entries": by_chance, "clean": False, "how": how}
+    share = min(CANDIDATES * config.held_out_share, 0.5)
+    candidates = _entries(hold_out(corpus, share, seed=config.seed)[1])
+    chosen = _unrelated(checkpoint, corpus, candidates, _all_but(corpus, candidates))[: len(by_chance)]
+    chosen = _unrelated(checkpoint, corpus, chosen, sorted(set(candidates) - set(chosen)))
+    if not chosen:
+        return {"entries": by_chance, "clean": False, "how": "by chance: every one searched has a homolog in the rest"}
     identity = IDENTITY[checkpoint.family.alphabet]
-    return clean, True, f"none with a homolog in the rest ({identity:.0%} identity over half its length, MMseqs2)"
+    how = f"none with a homolog in the rest ({identity:.0%} identity over half its length, MMseqs2)"
+    return {"entries": chosen, "clean": True, "how": how}
 
 
-def _without_homologs(checkpoint: Checkpoint, corpus: Corpus, candidates: Part) -> np.ndarray:
-    """The candidates without an alignment to any other entry of the corpus."""
+def _entries(part: Part) -> list[int]:
+    return [] if part.entries is None else part.entries.tolist()
+
+
+def _all_but(corpus: Corpus, entries: list[int]) -> Part:
+    return Part(corpus, without=np.array(sorted(entries), dtype=np.int64))
+
+
+def _unrelated(checkpoint: Checkpoint, corpus: Corpus, asked: list[int], others: Part | list[int]) -> list[int]:
+    """The asked entries, in their order, of which neither strand aligns to any of the others."""
+    rest = others if isinstance(others, Part) else Part(corpus, np.array(others, dtype=np.int64))
+    if not asked or not len(rest):
+        return asked
     letters = checkpoint.residue_tokenizer.letters
-    entries = candidates.entries if candidates.entries is not None else np.arange(len(corpus))
+    spelled = [letters[corpus.read(entry, 0, int(corpus.lengths[entry]))].tobytes().decode() for entry in asked]
     with tempfile.TemporaryDirectory() as folder:
-        rest = Path(folder) / "rest.fasta"
-        write_fasta(Part(corpus, without=entries), letters, rest)
-        queries = [
-            letters[corpus.read(int(entry), 0, int(corpus.lengths[entry]))].tobytes().decode() for entry in entries
-        ]
-        has_homolog = homologous_queries(queries, rest, ALPHABETS[checkpoint.family.alphabet])
-    return entries[~has_homolog]
+        write_fasta(rest, letters, Path(folder) / "rest.fasta")
+        related = homologous_queries(spelled, Path(folder) / "rest.fasta", ALPHABETS[checkpoint.family.alphabet])
+    stretches = [int(corpus.hashes[entry]) >> 1 for entry in asked]
+    bad = {stretch for stretch, is_related in zip(stretches, related, strict=True) if is_related}
+    return [entry for entry, stretch in zip(asked, stretches, strict=True) if stretch not in bad]
 
 
 # -- the model ---------------------------------------------------------------------------------------------------------
@@ -281,32 +302,47 @@ def choose(
     checkpoint: Checkpoint,
     data: Data,
     task: LanguageModelTask,
-    out: Path,
+    kept: dict[str, Any] | None,
     started: float,
-    resume: bool,
 ) -> Choices:
-    """Decide what was left open; a resumed run keeps what was decided."""
-    file = out / "choices.json"
-    if resume and file.is_file():
-        return Choices(**read_json(file))
+    """Decide what was left open. kept: what an interrupted run decided, which holds as long as the data is the same."""
+    if kept is not None:
+        if kept["store"] != data.corpus.folder.name:
+            raise PlftError(
+                "The files have changed since this run began. Restore them, or begin anew with --overwrite."
+            )
+        return Choices(**kept)
+    crop = min(config.crop or CROP, checkpoint.family.max_tokens or config.crop or CROP)
     choices = Choices(
-        crop=min(config.crop or CROP, checkpoint.family.max_tokens or config.crop or CROP),
-        batch_tokens=config.batch_residues or (GPU_BATCH if has_accelerator() else CPU_BATCH),
+        crop=crop,
+        batch_tokens=config.batch_residues or max(crop, _batch_tokens(checkpoint)),
         accumulation=1,
         learning_rate=config.learning_rate or _learning_rate(config, checkpoint),
         precision=choose_precision(config.precision, checkpoint.family)[0],
+        store=data.corpus.folder.name,
     )
     if choices.batch_tokens < choices.crop:
         raise PlftError(
             f"A batch of {choices.batch_tokens} tokens cannot hold a crop of {choices.crop}. "
             "Raise --batch-residues, or lower --crop."
         )
-    wanted = config.step_residues or _step_tokens(config, checkpoint, data, task, choices, started)
-    choices = replace(choices, accumulation=max(1, round(wanted / choices.batch_tokens / processes())))
-    (choices,) = broadcast_object_list([choices]) if processes() > 1 else (choices,)  # each measured its own speed
-    if is_first():
-        write_json(file, asdict(choices))
-    return choices
+    if config.minutes is not None:
+        speed = _agreed(lambda: _tokens_per_second(config, checkpoint, data, task, choices))
+        choices = replace(choices, tokens_per_second=speed)
+    wanted = config.step_residues or _step_tokens(config, choices, started)
+    return replace(choices, accumulation=max(1, round(wanted / choices.batch_tokens / processes())))
+
+
+def _batch_tokens(checkpoint: Checkpoint) -> int:
+    """Tokens per pass: what a CPU's cache holds, or what fills half of a GPU.
+
+    A token keeps about 34 numbers per unit of width in every block (Korthikanti et al. 2022), and its logits.
+    """
+    if not torch.cuda.is_available():
+        return GPU_BATCH if has_accelerator() else CPU_BATCH
+    config = checkpoint.config
+    numbers = 34 * config.num_hidden_layers * config.hidden_size + 3 * config.vocab_size
+    return int(min(GPU_BATCH, torch.cuda.mem_get_info()[0] / 2 / (4 * numbers)))
 
 
 def _learning_rate(config: LanguageModelConfig, checkpoint: Checkpoint) -> float:
@@ -315,19 +351,12 @@ def _learning_rate(config: LanguageModelConfig, checkpoint: Checkpoint) -> float
     return peak if checkpoint.is_scratch or config.method == "lora" else peak / 5
 
 
-def _step_tokens(
-    config: LanguageModelConfig,
-    checkpoint: Checkpoint,
-    data: Data,
-    task: LanguageModelTask,
-    choices: Choices,
-    started: float,
-) -> int:
-    """Tokens per step such that the budget gives about `STEPS_WANTED`; the speed of this machine is measured for it."""
+def _step_tokens(config: LanguageModelConfig, choices: Choices, started: float) -> int:
+    """Tokens per step, over all processes, such that the budget gives about `STEPS_WANTED`."""
     total = config.residues or (config.steps or 0) * SMALLEST_STEP
     if config.minutes is not None:
         left = 60 * config.minutes - (time.monotonic() - started)
-        total = int(_tokens_per_second(config, checkpoint, data, task, choices) * max(0.0, left) * processes())
+        total = int((choices.tokens_per_second or 0) * max(0.0, left) * processes())
     return min(LARGEST_STEP, max(SMALLEST_STEP, total // STEPS_WANTED))
 
 

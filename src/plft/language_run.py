@@ -27,7 +27,11 @@ from plft.pretraining import Journal, LanguageModelTrainer, Stream, arguments, m
 from plft.runfolder import check_place, new_folder, write_json, write_text
 from plft.training import check_tracker, last_checkpoint, leave_process_group
 
-LOOK, FINAL_LOOK = 60_000, 600_000  # held-out tokens read at each evaluation on the way, and before and after
+FIRST_LOOK, LOOK, FINAL_LOOK = (
+    4000,
+    60_000,
+    600_000,
+)  # held-out tokens read: to see how long it takes, on the way, at the end
 SAVING = 15  # seconds kept for counting and saving at the end
 OWN_FILES = (
     "pretraining.yaml",
@@ -66,21 +70,21 @@ def run_language_model(
     """
     started = time.monotonic() if started is None else started
     try:
-        if is_first():
-            open_folder(config, out, resume, overwrite)
+        check_out(config, out, resume, overwrite)
         if config.report_to is not None:
             check_tracker(config.report_to)
         set_seed(config.seed)
         prepared = prepare(config, out, say, started, resume)
-        look = LOOK if prepared.checkpoint.is_scratch else FINAL_LOOK
-        began = time.monotonic()
+        look, reserve = affordable_look(prepared)
         before = perplexities(prepared, look)
-        reserve = (time.monotonic() - began) * FINAL_LOOK / look + SAVING
+        if is_first():
+            claim(prepared, out, resume)
         trainer = make_trainer(prepared, out, started, reserve, callbacks)
         with quiet_transformers():
             trainer.go_on(last_checkpoint(out / "checkpoints") if resume else None)
-        metrics = describe(prepared, trainer, before, perplexities(prepared, FINAL_LOOK))
+        metrics = describe(prepared, trainer, before, perplexities(prepared, look))
         if is_first():
+            trainer.journal.close(metrics["perplexity"]["after"].get("held_out"))
             save(prepared, out, metrics)
         return metrics
     finally:
@@ -90,20 +94,37 @@ def run_language_model(
 # -- the folder --------------------------------------------------------------------------------------------------------
 
 
-def open_folder(config: LanguageModelConfig, out: Path, resume: bool, overwrite: bool) -> None:
-    """Make the folder and write the settings into it; to resume, they have to be those that are there."""
+def check_out(config: LanguageModelConfig, out: Path, resume: bool, overwrite: bool) -> None:
+    """Refuse a folder that must not be written to, before any work is done; nothing is changed yet.
+
+    To resume, the settings have to be those that are there; to overwrite, the folder has to be one of ours.
+    """
     check_place(out)
-    kept = kept_config(out) if resume else None
-    if kept is not None:
+    kept = kept_config(out)
+    if resume and kept is not None:
         names = [name for name in type(kept).model_fields if getattr(kept, name) != getattr(config, name)]
         if names:
             raise PlftError(f"{out} was begun with other settings ({', '.join(names[:3])}). Resume with the same ones.")
         return
-    if out.exists() and any(out.iterdir()) and not overwrite:
+    if not out.exists() or not any(out.iterdir()):
+        return
+    if not overwrite:
         raise PlftError(f"{out} exists already. Choose another --out, or pass --overwrite, or --resume.")
-    remove_language_model(out)
-    out.mkdir(parents=True, exist_ok=True)
-    write_text(out / "pretraining.yaml", to_yaml(config))
+    if kept is None:
+        raise PlftError(f"{out} holds no pretraining.yaml, so plft did not make it. Choose another --out.")
+    if Path(config.model).resolve() == out.resolve():
+        raise PlftError(f"{out} is the model to go on from, which would be replaced. Choose another --out.")
+
+
+def claim(prepared: Prepared, out: Path, resume: bool) -> None:
+    """Make the folder, without what an earlier run left in it, and write down settings and decisions."""
+    if not (resume and kept_config(out) is not None):
+        remove_language_model(out)
+        out.mkdir(parents=True, exist_ok=True)
+        if prepared.data.kept is not None:
+            write_json(out / "held_out.json", prepared.data.kept)
+        write_json(out / "choices.json", vars(prepared.choices))
+        write_text(out / "pretraining.yaml", to_yaml(prepared.config))
 
 
 def kept_config(out: Path) -> LanguageModelConfig | None:
@@ -131,6 +152,9 @@ def save(prepared: Prepared, out: Path, metrics: dict[str, Any]) -> None:
         plain = model.merge_and_unload() if tuned else model
         if can_pack(plain):
             plain.set_attn_implementation("sdpa")
+        for settings in (plain.config, getattr(plain, "generation_config", None)):
+            if settings is not None and hasattr(settings, "use_cache"):  # off in training alone
+                settings.use_cache = getattr(prepared.checkpoint.config, "use_cache", True)
         plain.to("cpu").save_pretrained(partial)
         prepared.checkpoint.tokenizer.save_pretrained(partial)
     finished = out / ".finished"
@@ -150,9 +174,12 @@ def make_trainer(
 ) -> LanguageModelTrainer:
     """The Trainer with its stream of batches, its budget and its journal."""
     config, choices, held_out = prepared.config, prepared.choices, prepared.data.held_out
-    steps = config.steps
+    steps, guess = config.steps, None
     if config.residues is not None:
         steps = max(1, math.ceil(config.residues / (choices.step_tokens * processes())))
+    if config.minutes is not None:
+        left = 60 * config.minutes - reserve - (time.monotonic() - started)
+        guess = max(1, int(left * (choices.tokens_per_second or 1) / choices.step_tokens))
     args = arguments(
         config,
         out / "checkpoints",
@@ -175,11 +202,27 @@ def make_trainer(
             config.save_steps,
             started=started,
             reserve=reserve,
+            guess=guess,
         ),
     )
-    for each in (*callbacks, Journal(out / "history.jsonl", trainer)):
+    trainer.journal = Journal(out / "history.jsonl", trainer)
+    for each in (*callbacks, trainer.journal):
         trainer.add_callback(each)
     return trainer
+
+
+def affordable_look(prepared: Prepared) -> tuple[int, float]:
+    """How many tokens of each held-out part to measure before and after, and the seconds to keep for the end.
+
+    Within a budget in minutes each measurement may take a twentieth of it.
+    """
+    if prepared.config.minutes is None or not prepared.data.measured:
+        return FINAL_LOOK, SAVING
+    began = time.monotonic()
+    perplexities(prepared, FIRST_LOOK)
+    per_token = (time.monotonic() - began) / FIRST_LOOK
+    look = max(FIRST_LOOK, min(FINAL_LOOK, int(0.05 * 60 * prepared.config.minutes / per_token)))
+    return look, 1.2 * per_token * look + SAVING
 
 
 def perplexities(prepared: Prepared, most: int) -> dict[str, float]:
@@ -197,12 +240,11 @@ def describe(
 ) -> dict[str, Any]:
     """What metrics.json says."""
     data, checkpoint, facts = prepared.data, prepared.checkpoint, prepared.data.corpus.facts
-    n_symbols = int(prepared.recipe.symbols.is_special.size)
     return {
         "schema": 1,
         "model": {"name": checkpoint.lasting_name, "family": checkpoint.family.title, "sha256": checkpoint.sha256},
         "objective": checkpoint.family.objective,
-        "parameters": sum(each.numel() for each in prepared.task.parameters()),
+        "parameters": sum(each.numel() for name, each in prepared.task.named_parameters() if "lora_" not in name),
         "data": {
             "files": facts.files,
             "sequences": facts.sequences,
@@ -214,10 +256,12 @@ def describe(
         "tokens": trainer.tokens_read,
         "minutes": trainer.budget.seconds / 60,
         "hardware": hardware(),
-        "choices": vars(prepared.choices),
+        "choices": {name: value for name, value in vars(prepared.choices).items() if name != "store"},
         "predicted_share": trainer.predicted_share,
         "perplexity": {"before": before, "after": after},
-        "counting": ngram_perplexities(data.train, data.held_out, n_symbols) if len(data.held_out) else {},
+        "counting": ngram_perplexities(data.train, data.held_out, prepared.recipe.symbols.is_special)
+        if len(data.held_out)
+        else {},
         "sentences": prepared.sentences,
     }
 

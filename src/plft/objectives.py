@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from plft.alphabet import ALPHABETS
 from plft.attention import Packing, run_packed
 from plft.checkpoints import Checkpoint
 from plft.errors import PlftError
@@ -24,7 +25,8 @@ SENTINELS = 100  # T5 has <extra_id_0> to <extra_id_99>
 class Symbols:
     """The token ids that corruption works with.
 
-    is_special: (vocabulary,) bool, never masked and never put in.  letters: ids that a token may be replaced by.
+    is_special: (vocabulary,) bool, never masked and never put in: special tokens, and X or N, which say nothing.
+    letters: ids that a token may be replaced by.
     mask: the mask token's id, None without one.  sentinels: ids that stand for a token cut out, in their order.
     run: consecutive tokens that are masked together (k for overlapping k-mers, which would give each other away).
     start: what a decoder reads first.
@@ -46,6 +48,8 @@ class Symbols:
         is_special[list(tokenizer.all_special_ids)] = True
         sentinels = [vocabulary[name] for i in range(SENTINELS) if (name := f"<extra_id_{i}>") in vocabulary]
         is_special[sentinels] = True
+        unknown = ALPHABETS[checkpoint.family.alphabet].unknown
+        is_special[[vocabulary[name] for name in (unknown, f"▁{unknown}") if name in vocabulary]] = True
         unusual = {id for token, id in vocabulary.items() if not _is_word(token, checkpoint.family.alphabet)}
         letters = np.array(sorted(set(vocabulary.values()) - unusual - set(np.flatnonzero(is_special).tolist())))
         run = checkpoint.family.kmer or 1 if checkpoint.family.spelling == "kmers" else 1
@@ -192,6 +196,8 @@ HEADS: dict[str, Callable[[Any], Callable[[Tensor], Tensor]]] = {
     "bert": lambda model: model.cls,
     "electra": lambda model: lambda hidden: model.generator_lm_head(model.generator_predictions(hidden)),
     "mixtral": lambda model: model.lm_head,
+    "mistral": lambda model: model.lm_head,
+    "llama": lambda model: model.lm_head,
     "gpt2": lambda model: model.lm_head,
 }
 
@@ -216,6 +222,12 @@ class LanguageModelTask(nn.Module):
         """The transformers model, out of peft's wrapper."""
         return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
 
+    def activation_checkpointing_enable(self, **options: Any) -> None:
+        """Recompute activations in the backward pass; the Trainer calls this."""
+        self.model.activation_checkpointing_enable(**options)
+        if self.plain is not self.model:  # LoRA: the input of the first block needs a gradient for it to be recomputed
+            self.plain.enable_input_require_grads()
+
     def forward(self, input_ids: Tensor, labels: Tensor, **others: Any) -> Tensor:
         """Sum of -log p over the predicted positions, in nats: (). others: the rest of a batch of `pack` or `pad`."""
         logits, targets = self.predicted(input_ids, labels, **others)
@@ -224,8 +236,11 @@ class LanguageModelTask(nn.Module):
     def predicted(self, input_ids: Tensor, labels: Tensor, **others: Any) -> tuple[Tensor, Tensor]:
         """Logits (predicted, vocabulary) and targets (predicted,); the head sees no other position."""
         model, where = self.plain, labels != NOTHING
-        others.pop("eligible", None)
+        for counted in ("eligible", "tokens"):  # about the batch, not for the model
+            others.pop(counted, None)
         if "decoder_input_ids" in others:
+            return model(input_ids=input_ids, **others).logits[where], labels[where]
+        if model.config.model_type not in HEADS:
             return model(input_ids=input_ids, **others).logits[where], labels[where]
         base = model.base_model
         packing = others.pop("packing", None)
@@ -233,7 +248,4 @@ class LanguageModelTask(nn.Module):
             hidden = base(input_ids=input_ids, **others).last_hidden_state
         else:
             hidden = run_packed(base, input_ids, packing)
-        head = HEADS.get(model.config.model_type)
-        if head is None:
-            raise PlftError(f"No language-model head is known for '{model.config.model_type}'.")
-        return head(model)(hidden[where]), labels[where]
+        return HEADS[model.config.model_type](model)(hidden[where]), labels[where]

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from plft.alphabet import ALPHABETS, check_alphabet, clean
+from plft.alphabet import ALPHABETS, PROTEIN, check_alphabet, clean, guess_alphabet
 from plft.audit import audit
 from plft.checkpoints import Checkpoint, resolve
 from plft.config import DataConfig, RunConfig
@@ -83,6 +83,11 @@ def prepare(config: RunConfig, say: Say = quiet, custom_head: bool = False) -> P
     facts = letters.facts | data_facts(config.data, parts, datasets) | {"audit": findings.to_json()}
     sentences = [
         *([reason] if reason else []),
+        *(
+            [f"no model was named: {checkpoint.name}, a small one that ships with plft"]
+            if not config.model.name
+            else []
+        ),
         split.sentence,
         *letters.sentences,
         *length_sentences(datasets),
@@ -100,7 +105,7 @@ def prepare(config: RunConfig, say: Say = quiet, custom_head: bool = False) -> P
 def find_checkpoint(config: RunConfig, records: Sequence[Record]) -> Checkpoint:
     """The base model of a run; `records` train the tokenizer of a scratch model that learns its pieces."""
     checkpoint = resolve(
-        config.model.name,
+        config.model.name or builtin_for(records),
         revision=config.model.revision,
         trust_remote_code=config.model.trust_remote_code,
         sequences=(each.sequence for each in records if each.split == "train"),
@@ -109,6 +114,11 @@ def find_checkpoint(config: RunConfig, records: Sequence[Record]) -> Checkpoint:
     if config.model.pooling == "cls" and not has_cls(checkpoint):
         raise PlftError(f"model.pooling cls: {checkpoint.family.title} has no token for the whole sequence. Use mean.")
     return checkpoint
+
+
+def builtin_for(records: Sequence[Record]) -> str:
+    """The built-in model that reads the letters of these sequences."""
+    return "builtin:protein" if guess_alphabet(each.sequence for each in records) is PROTEIN else "builtin:dna"
 
 
 def tokenised(

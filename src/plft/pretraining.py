@@ -56,7 +56,7 @@ class Recipe:
         corrupted = [self.corrupt(each, int(row[3])) for each, row in zip(tokens, rows, strict=True)]
         eligible = sum(int((~self.symbols.is_special[each]).sum()) for each in tokens)
         batch = pack(corrupted) if self.pad_id is None else pad(corrupted, self.pad_id)
-        return batch | {"eligible": eligible}
+        return batch | {"eligible": eligible, "tokens": sum(map(len, tokens))}
 
     def cut(self, crops: Crops, first: int = 0, last: int | None = None) -> Iterator[np.ndarray]:
         """Crops first to last (or for ever), in order, as the rows of `Crops.table` that make up each batch."""
@@ -72,7 +72,9 @@ class Recipe:
     def _cut(self, table: np.ndarray, sizes: np.ndarray, is_last: bool) -> tuple[list[np.ndarray], np.ndarray]:
         if self.pad_id is not None:
             order = np.argsort(-sizes, kind="stable")
-            return [table[batch] for batch in pack_by_length(order, sizes, self.budget)], table[:0]
+            batches = [table[batch] for batch in pack_by_length(order, sizes, self.budget)]
+            turn = np.random.default_rng(table[0, 3]).permutation(len(batches))
+            return [batches[number] for number in turn], table[:0]
         ends, total = [0], 0
         for index, size in enumerate(sizes.tolist()):
             if total + size > self.budget and index > ends[-1]:
@@ -132,8 +134,8 @@ class LanguageModelTrainer(Trainer):
     ) -> None:
         args._n_gpu = min(args.n_gpu, 1)
         self.stream, self.held_out = stream, held_out
-        self.counted = {"predicted": 0, "tokens": 0, "eligible": 0}
-        self.tokens_before = 0
+        self.started = budget.started
+        self.journal: Any = None
         super().__init__(model=task, args=args, train_dataset=stream)
         self.loss_is_scaled_for_ga = True
         self.add_callback(budget)
@@ -152,18 +154,18 @@ class LanguageModelTrainer(Trainer):
             return
         self.state = state
         self._load_callback_state()
-        self.tokens_before = self.budget.tokens
+        self.budget.started = self.started
         self._load_from_checkpoint(str(checkpoint))
 
     @property
     def tokens_read(self) -> int:
         """Tokens that all processes have learned from, those before an interruption included."""
-        return self.tokens_before + self.counted["tokens"] * self.args.world_size
+        return self.budget.counted["tokens"] * self.args.world_size
 
     @property
     def predicted_share(self) -> float:
-        """Share of the tokens that are not special which was predicted, in this session."""
-        return self.counted["predicted"] / max(1, self.counted["eligible"])
+        """Share of the tokens that are not special which was predicted."""
+        return self.budget.counted["predicted"] / max(1, self.budget.counted["eligible"])
 
     def get_train_dataloader(self) -> DataLoader:
         """The stream, from where the steps taken so far have left it."""
@@ -171,7 +173,7 @@ class LanguageModelTrainer(Trainer):
 
     def _prepare_for_training(self, max_steps: int, train_dataloader: DataLoader, resume_from_checkpoint: Any) -> Any:
         self.stream.start = self.state.global_step * self.args.gradient_accumulation_steps
-        self.tokens_before = self.budget.tokens
+        self.budget.started = self.started
         return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
@@ -186,10 +188,9 @@ class LanguageModelTrainer(Trainer):
         for batch in batch_samples:
             predicted = int((batch["labels"] != NOTHING).sum())
             count += predicted
-            self.counted["tokens"] += int(batch["input_ids"].numel())
-            self.counted["predicted"] += predicted
-            self.counted["eligible"] += batch["eligible"]
-        self.budget.tokens = self.tokens_read
+            self.budget.counted["tokens"] += batch["tokens"]
+            self.budget.counted["predicted"] += predicted
+            self.budget.counted["eligible"] += batch["eligible"]
         return self.accelerator.reduce(torch.tensor(float(max(count, 1)), device=device), reduction="sum")
 
     def compute_loss(
@@ -232,11 +233,11 @@ class Journal(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Keep what earlier sessions logged up to this step; steps after it are done again."""
-        rows = [json.loads(line) for line in self.file.read_text().splitlines()] if self.file.is_file() else []
-        kept = [row for row in rows if row["step"] <= state.global_step] if state.global_step else []
         if state.is_world_process_zero:
-            self.file.write_text("".join(json.dumps(row) + "\n" for row in kept))
-        self.last = (time.monotonic(), self.trainer.counted["tokens"])
+            lines = self.file.read_text().splitlines(keepends=True) if self.file.is_file() and state.global_step else []
+            whole = [line for line in lines if line.endswith("\n")]  # a crash may have torn the last one
+            self.file.write_text("".join(line for line in whole if json.loads(line)["step"] <= state.global_step))
+        self.last = (time.monotonic(), self.trainer.tokens_read)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         """Append one row."""
@@ -245,22 +246,34 @@ class Journal(TrainerCallback):
             return
         row: dict[str, Any] = {"step": state.global_step, "seconds": round(self.trainer.budget.seconds, 1)}
         if "loss" in logs:
-            counted, now = self.trainer.counted, time.monotonic()
-            speed = (counted["tokens"] - self.last[1]) / (now - self.last[0])
-            self.last = (now, counted["tokens"])
+            now, tokens = time.monotonic(), self.trainer.tokens_read
+            speed = (tokens - self.last[1]) / (now - self.last[0])
+            self.last = (now, tokens)
             row |= {
                 "loss": logs["loss"],
                 "perplexity": math.exp(logs["loss"]),
                 "learning_rate": logs["learning_rate"],
-                "tokens": self.trainer.tokens_read,
+                "tokens": tokens,
                 "predicted_share": self.trainer.predicted_share,
-                "tokens_per_second": round(speed * args.world_size, 1),
+                "tokens_per_second": round(speed, 1),
             }
         if "eval_loss" in logs:
             row |= {"tokens": self.trainer.tokens_read, "held_out_loss": logs["eval_loss"]}
             row["held_out_perplexity"] = logs["eval_perplexity"]
+        self.append(row)
+
+    def append(self, row: dict[str, Any]) -> None:
+        """Add one row."""
         with self.file.open("a") as handle:
             handle.write(json.dumps(row) + "\n")
+
+    def close(self, perplexity: float | None) -> None:
+        """Add what the finished model reached on all held-out sequences, unless an earlier session did."""
+        state, lines = self.trainer.state, self.file.read_text().splitlines() if self.file.is_file() else []
+        if perplexity is not None and not any(json.loads(line).get("is_final") for line in lines):
+            row = {"step": state.global_step, "seconds": round(self.trainer.budget.seconds, 1)}
+            row |= {"tokens": self.trainer.tokens_read, "held_out_perplexity": perplexity, "is_final": True}
+            self.append(row)
 
 
 def arguments(

@@ -173,7 +173,7 @@ LANGUAGE = (
     Case(
         "adapting an adapter",
         "adapt good.csv --model only_an_adapter --steps 1 --out out",
-        "only_an_adapter has no config.json, so it is not a transformers model. Give the folder that holds it.",
+        "only_an_adapter holds an adapter, not a model: give the model it was trained on, or the run folder.",
         needs=("only_an_adapter",),
     ),
     Case(

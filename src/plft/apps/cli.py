@@ -149,14 +149,17 @@ def check(
 app.command("split", epilog=example("plft split proteins.csv -o split.csv --by stratified"))(splitting.split)
 
 
-@app.command(epilog=example("plft train proteins.csv --model scratch:esm2-1m --tune full --out run1"))
+@app.command(epilog=example("plft train proteins.csv --model builtin:protein --tune lora --out run1"))
 def train(
     data: Annotated[
         str | None, typer.Argument(help="Table, FASTA or folder (may also come from --config).", show_default=False)
     ] = None,
     out: Annotated[Path, typer.Option("-o", "--out", help="Run folder to make.")] = Path("run"),
     model: Annotated[
-        str | None, typer.Option(help="builtin:protein, a local folder, a hub id, a short name, or scratch:NAME.")
+        str | None,
+        typer.Option(
+            help="builtin:protein (builtin:dna for DNA), a local folder, a hub id, a short name, or scratch:NAME."
+        ),
     ] = None,
     task: TaskOption = None,
     tune: Annotated[str | None, typer.Option(help="head, lora, dora, qlora, ia3, adapter, last-N or full.")] = None,
@@ -490,8 +493,13 @@ def unforeseen(error: Exception) -> int:
 
     if type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error):
         console.fail(
-            "Out of memory. Lower training.batch_residues (and raise training.accumulation), lower data.max_residues, "
-            "or pass --set training.gradient_checkpointing=true."
+            "Out of memory. "
+            + (
+                "Lower --batch-residues or --crop, or pass --set gradient_checkpointing=true."
+                if sys.argv[1:2] in (["pretrain"], ["adapt"])
+                else "Lower training.batch_residues (and raise training.accumulation), lower data.max_residues, "
+                "or pass --set training.gradient_checkpointing=true."
+            )
         )
         return 1
     if isinstance(error, OSError) and error.errno in OUTSIDE:

@@ -42,6 +42,10 @@ Seed = Annotated[int | None, typer.Option(help="Seed.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint, with the same settings.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the model that is there.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Any setting of pretraining.yaml: key=value, for example decay_share=0.5."),
+]
 
 
 def pretrain(
@@ -68,6 +72,7 @@ def pretrain(
     seed: Seed = None,
     resume: Resume = False,
     overwrite: Overwrite = False,
+    set: Set = None,
     json: Json = False,
 ) -> None:
     """Train a language model from random weights, within a budget of minutes, steps or residues."""
@@ -108,6 +113,7 @@ def adapt(
     seed: Seed = None,
     resume: Resume = False,
     overwrite: Overwrite = False,
+    set: Set = None,
     json: Json = False,
 ) -> None:
     """Go on training a model on sequences of your own, with the objective it was trained with."""
@@ -115,12 +121,15 @@ def adapt(
     _run(values, out, resume, overwrite, json)
 
 
-_NOT_SETTINGS = ("out", "arch", "resume", "overwrite", "json")
+_NOT_SETTINGS = ("out", "arch", "resume", "overwrite", "json", "set")
 
 
 def _given(flags: dict[str, Any]) -> dict[str, Any]:
-    """The settings among a command's flags, without those that were not given."""
-    return {name: value for name, value in flags.items() if value is not None and name not in _NOT_SETTINGS}
+    """The settings among a command's flags, without those that were not given; `--set` has the last word."""
+    from plft.config import assigned
+
+    given = {name: value for name, value in flags.items() if value is not None and name not in _NOT_SETTINGS}
+    return given | dict(map(assigned, flags["set"] or []))
 
 
 def _run(values: dict[str, Any], out: Path, resume: bool, overwrite: bool, json: bool) -> None:
