@@ -49,4 +49,4 @@ constraints:
 	mv build/constraints.txt constraints.txt
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info src/*.egg-info demo-run demo-run-data
+	rm -rf $(VENV) build dist *.egg-info src/*.egg-info demo-run demo-run-*

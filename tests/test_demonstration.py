@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
@@ -9,7 +10,6 @@ import torch
 
 from commandline import plft
 from plft.apps import demonstration
-from plft.builtin.demo import write_demo
 
 
 @pytest.fixture(autouse=True)
@@ -17,7 +17,7 @@ def short_demo(monkeypatch, tmp_path):
     """The demo on 60 sequences for one epoch, run in a folder of its own."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(demonstration, "EPOCHS", 1)
-    monkeypatch.setattr(demonstration, "write_demo", lambda folder: write_demo(folder, n=60))
+    monkeypatch.setattr(demonstration, "N_SEQUENCES", 60)
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)
@@ -33,10 +33,21 @@ def test_it_ends_with_predictions_a_report_and_the_next_command(tmp_path):
     assert plft(*following.removeprefix("next: plft ").split()).code == 0
 
 
-def test_it_says_that_data_is_simulated_and_weights_are_random():
-    said = plft("demo", "--out", "d").err
-    assert "simulated" in said
-    assert "random weights" in said
+def test_it_says_that_data_is_simulated_and_compares_with_random_weights(tmp_path):
+    result = plft("demo", "--out", "d")
+    assert "simulated" in result.err
+    table = result.out[result.out.index("what pretraining is worth here") :].splitlines()
+    assert [line.partition("  ")[0] for line in table[2:5]] == [trial.title for trial in demonstration.trials()]
+    for line, folder in zip(table[2:5], ("d-scratch", "d-head", "d"), strict=True):
+        scores = json.loads((tmp_path / folder / "metrics.json").read_text())["splits"]["test"]["metrics"]
+        assert f"MCC {scores['mcc']['value']:.2f}" in line
+
+
+def test_the_trials_differ_in_weights_and_tuning_alone():
+    scratch, head, lora = demonstration.trials()
+    assert scratch.model.startswith("scratch:")
+    assert head.model == lora.model == "builtin:protein"
+    assert (scratch.tune, head.tune, lora.tune) == ("full", "head", "lora")
 
 
 def test_the_residue_demo_shows_one_region_per_residue():

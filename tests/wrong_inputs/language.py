@@ -118,9 +118,15 @@ LANGUAGE = (
         "good.csv cannot be made: .../good.csv is not a folder to write in. Choose another --out.",
     ),
     Case(
-        "--overwrite with bad sequences keeps the model",
-        "pretrain god.csv --arch tiny-esm2 --steps 1 --out model --overwrite",
+        "--overwrite with bad sequences keeps what is there",
+        "pretrain god.csv --arch tiny-esm2 --steps 1 --out out --overwrite",
         "No such file: god.csv. Did you mean 'good.csv'?",
+        {"out/pretraining.yaml": BEGUN, "out/README.md": "a card"},
+    ),
+    Case(
+        "--overwrite of a folder that somebody else made",
+        "pretrain good.csv --arch tiny-esm2 --steps 1 --out model --overwrite",
+        "model holds no pretraining.yaml, so plft did not make it. Choose another --out.",
         needs=("model",),
     ),
     Case(

@@ -189,7 +189,7 @@ ARGUMENTS = (
     Case(
         "a command that there is not",
         "trian good.csv",
-        "No such command 'trian'. Did you mean 'train'? See plft --help.",
+        "No such command 'trian'. Did you mean 'train', 'pretrain'? See plft --help.",
     ),
     Case("an option that there is not", "check good.csv --frob", "No such option: --frob. See plft check --help."),
     Case("an argument is missing", "check", "Missing argument 'data'. See plft check --help."),
