@@ -40,7 +40,8 @@ STEPS_WANTED = 3000  # a budget is divided into about so many steps, where that 
 SMALLEST_STEP, LARGEST_STEP = 8192, 1_000_000  # tokens; the cramming recipe takes about the latter (Frey et al. 2024)
 HELD_OUT_SEED = 2**20  # crops and masks of held-out sequences are the same in every run
 MOST_SEARCHED = 300_000_000  # tokens of a corpus in which homologs are searched for; more takes too long
-CANDIDATES = 3  # so many times as many sequences are searched as are to be held out
+LEAST_MINUTES = 10  # of a budget that the search may be taken from
+CANDIDATES, MOST_CANDIDATES = 3, 600  # so many times as many sequences are searched as are to be held out, and at most
 
 Say = Callable[[str], None]
 
@@ -211,12 +212,13 @@ def _hold_out(config: LanguageModelConfig, checkpoint: Checkpoint, corpus: Corpu
         "MMseqs2 is not installed": find_mmseqs() is None,
         "tokens of this model are no single letters": not checkpoint.residue_tokenizer.is_letterwise,
         "the corpus is large": corpus.facts.tokens > MOST_SEARCHED,
+        "the search would take too much of the budget": (config.minutes or math.inf) < LEAST_MINUTES,
     }
     if why := [reason for reason, holds in reasons.items() if holds]:
         how = f"by chance, homologs of training sequences among them ({why[0]})"
         return {"entries": by_chance, "clean": False, "how": how}
     share = min(CANDIDATES * config.held_out_share, 0.5)
-    candidates = _entries(hold_out(corpus, share, seed=config.seed)[1])
+    candidates = _entries(hold_out(corpus, share, MOST_CANDIDATES, config.seed)[1])
     chosen = _unrelated(checkpoint, corpus, candidates, _all_but(corpus, candidates))[: len(by_chance)]
     chosen = _unrelated(checkpoint, corpus, chosen, sorted(set(candidates) - set(chosen)))
     if not chosen:
