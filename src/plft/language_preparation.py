@@ -348,9 +348,9 @@ def _batch_tokens(checkpoint: Checkpoint) -> int:
 
 
 def _learning_rate(config: LanguageModelConfig, checkpoint: Checkpoint) -> float:
-    """Falls with the root of the width: 2e-3 at 128, 4e-4 near 3000. All weights of a trained model take a fifth."""
+    """Falls with the root of the width: 2e-3 at 128, 4e-4 near 3000. All weights of a trained model take half."""
     peak = 2e-3 * math.sqrt(128 / checkpoint.width)
-    return peak if checkpoint.is_scratch or config.method == "lora" else peak / 5
+    return peak if checkpoint.is_scratch or config.method == "lora" else peak / 2
 
 
 def _step_tokens(config: LanguageModelConfig, choices: Choices, started: float) -> int:
