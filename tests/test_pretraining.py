@@ -488,10 +488,11 @@ def test_gradient_checkpointing_changes_nothing_but_memory(tmp_path, corpus, met
     assert all(torch.allclose(plain[name], saving[name], atol=1e-6) for name in plain)
 
 
-def test_a_budget_in_minutes_ends_in_time_and_can_be_resumed(tmp_path, corpus):
-    config = settings(corpus, steps=None, minutes=0.35, step_residues=256)
+def test_a_budget_in_minutes_ends_in_time_and_can_be_resumed(tmp_path, corpus, monkeypatch):
+    monkeypatch.setattr("plft.language_run.SAVING", 1)
+    config = settings(corpus, steps=None, minutes=0.2, step_residues=256)
     with pytest.raises(KeyboardInterrupt):
         run_language_model(config, tmp_path / "m", callbacks=[StopAt(3)])
     metrics = run_language_model(config, tmp_path / "m", resume=True)
     assert metrics["steps"] > 3
-    assert metrics["minutes"] < 0.5
+    assert metrics["minutes"] < 0.4  # twice the budget: a busy machine may be slow to save
