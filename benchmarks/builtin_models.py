@@ -59,7 +59,7 @@ MODELS = {
         ),
         valid=(),
         arch="dna-1m",
-        minutes=9,
+        minutes=15,
     ),
 }
 
@@ -91,10 +91,11 @@ def without_homologs(model: Model, data: Path, work: Path) -> Path:
 
 
 def ship(name: str, trained: Path) -> Path:
-    """Copy a trained model into the package, in bf16, without the head for contacts, which was never trained."""
+    """Copy a trained model into the package, in bf16; the head for contacts in it was never trained."""
     folder = PACKAGE / name
+    model = AutoModelForMaskedLM.from_pretrained(trained, dtype=torch.bfloat16)
     shutil.rmtree(folder, ignore_errors=True)
-    AutoModelForMaskedLM.from_pretrained(trained, dtype=torch.bfloat16).save_pretrained(folder)
+    model.save_pretrained(folder)
     AutoTokenizer.from_pretrained(trained).save_pretrained(folder)
     for kept in ("metrics.json", "history.jsonl", "pretraining.yaml"):
         shutil.copy(trained / kept, folder / kept)
@@ -109,9 +110,10 @@ def measure(name: str, model: Model, data: Path, work: Path, folder: Path) -> No
         sets["clean"] = [str(without_homologs(model, data, work))]
     for part, files in sets.items():
         shipped = {"model": str(folder), "valid": files, "precision": "fp32"}
-        config = configuration(model, data, 1).model_copy(update=shipped)
-        prepared = prepare(config, work / f"measure-{part}", print, time.monotonic(), False)
-        metrics["perplexity"]["after"][part] = perplexities(prepared, 10**9)["held_out"]
+        config = configuration(model, data, None).model_copy(update=shipped)
+        prepared = prepare(config, work / name, print, time.monotonic(), resume=True)  # the same part is held out
+        found = perplexities(prepared, 10**9)
+        metrics["perplexity"]["after"] |= {part: found.pop("held_out"), **found}
     write_json(folder / "metrics.json", metrics)
     write_language_card(folder, f"builtin:{name}")
     for used in ("history.jsonl", "pretraining.yaml"):  # for the card alone; the script holds the settings

@@ -54,6 +54,9 @@ def tidy(sequence: str) -> str:
     return sequence.upper()
 
 
+ENOUGH_LETTERS = 50  # a short peptide may well be spelled in A, C, G and T alone
+
+
 def guess_alphabet(sequences: Iterable[str], first: int = 1000) -> Alphabet:
     """Decide from the first sequences whether they are protein, DNA or RNA.
 
@@ -70,9 +73,13 @@ def guess_alphabet(sequences: Iterable[str], first: int = 1000) -> Alphabet:
 
 
 def check_alphabet(sequences: Iterable[str], alphabet: Alphabet) -> None:
-    """Refuse DNA or RNA where a model reads protein, and the reverse, with a PlftError."""
-    guessed = guess_alphabet(sequences)
-    if (guessed.name == "protein") != (alphabet.name == "protein"):
+    """Refuse DNA or RNA where a model reads protein, and the reverse, with a PlftError; a few letters say neither.
+
+    sequences: the first 1000 are looked at.
+    """
+    first = list(islice(sequences, 1000))
+    guessed = guess_alphabet(first)
+    if sum(map(len, first)) >= ENOUGH_LETTERS and (guessed.name == "protein") != (alphabet.name == "protein"):
         raise PlftError(
             f"The sequences look like {guessed.name}, but this model reads {alphabet.name}. Change one of them."
         )

@@ -47,7 +47,6 @@ class Budget(TrainerCallback, ExportableState):
         self.save_minutes, self.save_steps = save_minutes, save_steps
         self.total = steps or guess or UNKNOWN
         self.warmup, self.decay_from = self._parts(self.total)
-        self.estimates: list[tuple[int, int]] = []
         self.used = 0.0
         self.next_look = 1.0 / LOOKS
         self.reserve = reserve
@@ -72,7 +71,7 @@ class Budget(TrainerCallback, ExportableState):
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
-        names = ("total", "warmup", "decay_from", "estimates", "next_look", "reserve", "counted")
+        names = ("total", "warmup", "decay_from", "next_look", "reserve", "counted")
         return {
             "args": {
                 name: getattr(self, name)
@@ -127,7 +126,6 @@ class Budget(TrainerCallback, ExportableState):
         total = step + (int(left / (sum(middle) / len(middle))) if left > 0 else 0)
         if step == SETTLE or abs(total - self.total) > 0.01 * (self.total - step) or total <= step:
             self.total = total
-            self.estimates.append((step, total))
             if step < self.decay_from or self.decay_from > total:
                 self.warmup, self.decay_from = self._parts(total)
                 self.decay_from = max(self.decay_from, step)

@@ -28,7 +28,6 @@ from plft.tokens import ResidueTokenizer
 FORMAT = 2
 BLOCK = 8192  # residues: longer sequences are kept as several entries, so that no single one is large
 TRUE_START, TRUE_END = 1, 2
-_ENOUGH_LETTERS = 50  # a short peptide may well be spelled in A, C, G and T alone
 _BATCH = 256  # entries tokenised together
 _SHARD = 1_000_000  # entries looked at together
 _HELD_PAGES = 4096  # crops read before the pages they touched are given back to the system
@@ -61,8 +60,8 @@ class Corpus:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.facts = CorpusFacts(**json.loads((folder / "facts.json").read_text())["facts"])
-        self.dtype = np.dtype(json.loads((folder / "facts.json").read_text())["dtype"])
+        content = json.loads((folder / "facts.json").read_text())
+        self.facts, self.dtype = CorpusFacts(**content["facts"]), np.dtype(content["dtype"])
         table = np.memmap(folder / "entries.bin", dtype=_ENTRY, mode="r") if self.facts.entries else np.empty(0, _ENTRY)
         self.starts, self.lengths, self.flags, self.hashes = (table[name] for name in _ENTRY.names or ())
         self._reads = 0
@@ -195,20 +194,13 @@ class _Builder:
 
     def blocks(self, file: Path) -> Iterator[_Block]:
         """The sequences of a file, cleaned, in stretches of at most `BLOCK` letters."""
-        first: list[str] | None = []
+        check_alphabet((each.sequence[:10_000] for each in read_records(file, labelled=False)), self.alphabet)
         for record in read_records(file, labelled=False):
-            if first is not None:
-                first.append(record.sequence[:10_000])
-                if len(first) == 1000:
-                    check_alphabet(first, self.alphabet)
-                    first = None
             cleaned = clean(record.sequence, self.alphabet)
             self.sequences += 1
             self.residues += len(cleaned.sequence)
             self.unknown += cleaned.n_unknown
             yield from _cut(cleaned.sequence)
-        if first and self.residues >= _ENOUGH_LETTERS:
-            check_alphabet(first, self.alphabet)
 
     def write(self, batch: Iterable[_Block], tokens: IO[bytes], entries: IO[bytes]) -> None:
         """Append the tokens of some blocks, and one entry for each strand."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from plft.config import read_yaml
 from plft.plots import Line, line_chart
 from plft.report import render
 from plft.runfolder import read_json, write_text
@@ -37,7 +38,7 @@ def write_language_card(folder: Path, name: str = "") -> Path:
     name: what `--model` takes for it, by default the folder's.
     """
     metrics = read_json(folder / "metrics.json")
-    settings = yaml.safe_load((folder / "pretraining.yaml").read_text(encoding="utf-8"))
+    settings = read_yaml(folder / "pretraining.yaml")
     curve = held_out_curve(folder / "history.jsonl")
     if curve:
         write_text(folder / "curve.svg", curve_picture(curve))

@@ -131,17 +131,15 @@ def cut_out(tokens: np.ndarray, symbols: Symbols, rate: float, random: np.random
 
 @dataclass(frozen=True)
 class Objective:
-    """What is predicted. title: for sentences.  has_rate: a share of tokens is chosen.  default_rate: that share."""
+    """What is predicted. title: for sentences."""
 
     title: str
     corrupt: Corrupt
-    has_rate: bool = True
-    default_rate: float = 0.15
 
 
 OBJECTIVES: dict[str, Objective] = {
     "masked": Objective("masked tokens", mask_tokens),
-    "causal": Objective("the next token", next_token, has_rate=False),
+    "causal": Objective("the next token", next_token),
     "span": Objective("single tokens cut out", cut_out),
 }
 

@@ -27,7 +27,6 @@ from plft.tokens import Encoded, ResidueTokenizer
 
 EXACT_TOKENS = 2_000_000  # masked copies of up to this many tokens are worth running where no method is asked for
 MOST_LOGITS = 2**27  # numbers that a batch may put out: 0.5 GB; a vocabulary of 50,257 gets smaller batches
-ENOUGH_LETTERS = 100  # fewer say nothing about the alphabet
 FITTED_ON = 512  # tokens of the first chunk that are masked to fit the estimate from one pass
 MOST_TRUST = 1e6
 ESTIMATED = f"estimated from one pass per sequence, fitted to {FITTED_ON} masked tokens; --method exact masks all"
@@ -332,7 +331,7 @@ def stream(
     name, records = choose_method(language.family, method, records)
     trust: float | None = None if methods_of(language.family)[name].sees else 0.0
     for number, part in enumerate(chunks(records, CHUNK_RESIDUES)):
-        if not number and sum(len(each.sequence) for each in part) >= ENOUGH_LETTERS:
+        if not number:
             check_alphabet((each.sequence for each in part), ALPHABETS[language.family.alphabet])
         chunk = _tokenised(language, part)
         with _evaluating(language.model):

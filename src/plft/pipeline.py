@@ -76,8 +76,6 @@ from plft.training import (
 )
 from plft.tuning import count_parameters
 
-ENOUGH_LETTERS = 50  # a short peptide may well be spelled in A, C, G and T alone
-
 
 @dataclass(frozen=True)
 class Run:
@@ -473,8 +471,7 @@ def check_files(data: str | Path, out: str | Path) -> None:
 def in_alphabet(records: Iterator[Record], predictor: Predictor) -> Iterator[Record]:
     """The records, unless the first of them show that they are DNA for a protein model, or the reverse."""
     first = list(islice(records, 100))
-    if sum(len(each.sequence) for each in first) >= ENOUGH_LETTERS:
-        check_alphabet((each.sequence for each in first), ALPHABETS[predictor.family.alphabet])
+    check_alphabet((each.sequence for each in first), ALPHABETS[predictor.family.alphabet])
     yield from chain(first, records)
 
 

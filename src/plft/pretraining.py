@@ -99,19 +99,14 @@ class Stream(IterableDataset):
                 yield self.recipe.batch(self.crops, rows)
 
 
-def moved(value: Any, device: torch.device) -> Any:
-    """A batch's tensors on a device; its packing as it is."""
-    return value.to(device) if isinstance(value, Tensor) else value
-
-
 def mean_loss(task: LanguageModelTask, batches: Iterator[dict[str, Any]], autocast: Any) -> tuple[float, int]:
-    """Mean -log p in nats over the predicted tokens of batches, and how many there were."""
-    was_training, device = task.training, next(task.parameters()).device
+    """Mean -log p in nats over the predicted tokens of batches (on the model's device), and how many there were."""
+    was_training = task.training
     task.eval()
     total, count = 0.0, 0
     with torch.no_grad(), autocast():
         for batch in batches:
-            total += float(task(**{name: moved(value, device) for name, value in batch.items()}))
+            total += float(task(**batch))
             count += int((batch["labels"] != NOTHING).sum())
     task.train(was_training)
     return (total / count if count else math.nan), count
@@ -120,7 +115,7 @@ def mean_loss(task: LanguageModelTask, batches: Iterator[dict[str, Any]], autoca
 class LanguageModelTrainer(Trainer):
     """The Trainer for a `LanguageModelTask`: loss summed over predicted tokens and divided by their number per step.
 
-    stream: training batches.  held_out: makes the batches to evaluate on, given how many tokens.
+    stream: training batches.  held_out: makes the batches to evaluate on, on the model's device.
     budget: the `Budget` that ends training and shapes the learning rate.
     """
 

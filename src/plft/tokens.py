@@ -142,9 +142,8 @@ class ResidueTokenizer:
         codes = np.full(len(self.tokenizer.get_vocab()) + 1, ord("X"), dtype=np.uint8)
         if self._table is not None:
             known = np.flatnonzero(self._table.ids >= 0)
-            codes[self._table.ids[known][::-1]] = known[
-                ::-1
-            ]  # of letters that share a token, the first in the alphabet
+            first_last = known[::-1]  # of letters that share a token, the first in the alphabet stays
+            codes[self._table.ids[first_last]] = first_last
         return codes
 
     def bodies(self, sequences: Iterable[str]) -> list[np.ndarray]:
