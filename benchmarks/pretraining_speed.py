@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from plft.config import language_model_config
-from plft.language_preparation import Prepared, prepare
+from plft.language_preparation import Prepared, autocast, prepare
 
 PASSES = 8  # forward and backward passes per measurement
 
@@ -29,20 +29,25 @@ def products(prepared: Prepared, batch: dict[str, Any]) -> list[tuple[torch.Tens
     """(left, right, how often) of every matrix product in one forward and backward pass over a packed batch.
 
     A linear layer is three products, with the input, for the gradient of the input and for that of the weights;
-    attention is two forward and four backward for every run of equal lengths.
+    attention is two forward and four backward for every run of equal lengths. All are in the precision of training.
     """
     config = prepared.task.config
     width, inner, blocks = config.hidden_size, config.intermediate_size, config.num_hidden_layers
     tokens, predicted = batch["input_ids"].numel(), int((batch["labels"] >= 0).sum())
+    dtype = torch.bfloat16 if prepared.choices.precision == "bf16" else torch.float32
+
+    def random(*shape: int) -> torch.Tensor:
+        return torch.randn(shape).to(dtype)
+
     found = []
     linear = [(tokens, width, width, 4 * blocks), (tokens, width, inner, blocks), (tokens, inner, width, blocks)]
     for n, inside, outside, count in [*linear, (predicted, width, width, 1), (predicted, width, config.vocab_size, 1)]:
-        x, w, g = torch.randn(n, inside), torch.randn(outside, inside), torch.randn(n, outside)
+        x, w, g = random(n, inside), random(outside, inside), random(n, outside)
         found += [(x, w.T, count), (g, w, count), (g.T, x, count)]
     head = width // config.num_attention_heads
     for length, count in batch["packing"].runs:
-        q = torch.randn(count * config.num_attention_heads, length, head)
-        scores = torch.randn(len(q), length, length)
+        q = random(count * config.num_attention_heads, length, head)
+        scores = random(len(q), length, length)
         found += [(q, q.transpose(1, 2), 2 * blocks), (scores, q, 4 * blocks)]
     return found
 
@@ -52,7 +57,9 @@ def train(prepared: Prepared, optimizer: torch.optim.Optimizer, batches: Iterato
     began, tokens = time.perf_counter(), 0
     for batch in itertools.islice(batches, PASSES):
         tokens += batch["input_ids"].numel()
-        (prepared.task(**batch) / batch["eligible"]).backward()
+        with autocast(prepared.choices.precision):
+            loss = prepared.task(**batch)
+        (loss / batch["eligible"]).backward()
         optimizer.step()
         optimizer.zero_grad()
     return tokens / (time.perf_counter() - began)
@@ -88,7 +95,8 @@ def main() -> None:
         real.append(train(prepared, optimizer, batches))
         bare.append(tokens / sum(multiply(each) for each in shapes))
     ratio = [a / b for a, b in zip(real[1:], bare[1:], strict=True)]
-    print(f"{torch.get_num_threads()} threads, {options.arch}, batches of {prepared.choices.batch_tokens:,} tokens")
+    machine = f"{torch.get_num_threads()} threads, {prepared.choices.precision}"
+    print(f"{machine}, {options.arch}, batches of {prepared.choices.batch_tokens:,} tokens")
     print(f"training            {statistics.median(real[1:]):>9,.0f} tokens/s")
     print(f"products alone      {statistics.median(bare[1:]):>9,.0f} tokens/s")
     print(f"ratio               {statistics.median(ratio):>9.1%}  ({min(ratio):.1%} to {max(ratio):.1%})")

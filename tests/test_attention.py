@@ -10,7 +10,17 @@ from hypothesis import strategies as st
 from transformers.models.esm.modeling_esm import EsmIntermediate
 
 import tiny
-from plft.attention import PACKED, Packing, can_pack, fuse, run_packed, use_packing
+from plft.attention import (
+    PACKED,
+    Packing,
+    SpelledOut,
+    can_pack,
+    fuse,
+    packed_attention,
+    run_packed,
+    run_padded,
+    use_packing,
+)
 from plft.language_models import load_language_model
 
 PACKABLE = [name for name in tiny.TINY if can_pack(load_language_model(tiny.checkpoint(name)))]
@@ -92,16 +102,73 @@ def test_token_dropout_counts_masks_per_sequence_and_not_per_row():
     assert torch.allclose(together[5:], run_packed(model.base_model, plain, Packing.of([5])), atol=1e-6)
 
 
-def test_a_model_switched_to_packing_still_takes_a_batch_of_equal_lengths():
-    ids = torch.stack(rows("esm2", [20, 20, 20]))
-    model = load_language_model(tiny.checkpoint("esm2")).eval()
-    expected = model.base_model(input_ids=ids).last_hidden_state
+@pytest.mark.parametrize("family", PACKABLE)
+def test_a_model_switched_to_packing_still_takes_padded_batches(family):
+    checkpoint = tiny.checkpoint(family)
+    ids = torch.nn.utils.rnn.pad_sequence(
+        rows(family, [20, 13, 5]), batch_first=True, padding_value=checkpoint.residue_tokenizer.pad_token_id
+    )
+    mask = (torch.arange(ids.shape[1]) < torch.tensor([[len(each)] for each in rows(family, [20, 13, 5])])).long()
+    model = load_language_model(checkpoint).eval()
+    expected = model.base_model(input_ids=ids, attention_mask=mask).last_hidden_state[mask.bool()]
     use_packing(model)
     assert model.config._attn_implementation == PACKED
-    assert torch.allclose(model.base_model(input_ids=ids).last_hidden_state, expected, atol=1e-5)
+    found = model.base_model(input_ids=ids, attention_mask=mask).last_hidden_state[mask.bool()]
+    assert torch.allclose(found, expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
 
 
-def test_fused_layers_compute_the_same():
+@pytest.mark.parametrize("family", PACKABLE)
+@pytest.mark.parametrize("lengths", [[7, 20, 20, 3], [9]])
+def test_a_padded_batch_run_as_a_row_gives_the_same_states_and_gradients(family, lengths):
+    checkpoint = tiny.checkpoint(family)
+    ids = rows(family, lengths)
+    ids = [ids[i] for i in np.random.default_rng(0).permutation(len(ids))]  # not in order of length
+    padded = torch.nn.utils.rnn.pad_sequence(ids, True, checkpoint.residue_tokenizer.pad_token_id)
+    mask = (torch.arange(padded.shape[1]) < torch.tensor([[len(each)] for each in ids])).long()
+    results, gradients = [], []
+    for as_a_row in (False, True):
+        model = load_language_model(checkpoint).eval().base_model
+        if as_a_row:
+            use_packing(model)
+            fuse(model)
+            hidden = run_padded(model, padded, mask)
+            assert not hidden[mask == 0].any()
+        else:
+            hidden = model(input_ids=padded, attention_mask=mask).last_hidden_state
+        results.append(hidden[mask.bool()])
+        weights = torch.linspace(-1, 1, results[-1].numel()).reshape(results[-1].shape)
+        (results[-1] * weights).sum().backward()
+        gradients.append({name: each.grad for name, each in model.named_parameters() if each.grad is not None})
+    assert torch.allclose(results[1], results[0], rtol=1e-5, atol=1e-5 * float(results[0].abs().max()))
+    largest = max(float(each.abs().max()) for each in gradients[0].values())
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, each in gradients[0].items():
+        assert torch.allclose(gradients[1][name], each, rtol=1e-4, atol=1e-5 * largest), name
+
+
+def test_attention_spelled_out_has_the_gradients_of_its_formula():
+    torch.manual_seed(0)
+    runs = [(4, 1), (3, 2), (1, 1)]
+    states = [torch.randn(11, 2, 3, dtype=torch.float64, requires_grad=True) for _ in range(3)]
+    assert torch.autograd.gradcheck(lambda *qkv: SpelledOut.apply(*qkv, runs), states)
+
+
+@given(lengths=st.lists(st.integers(1, 40), min_size=1, max_size=6), seed=st.integers(0, 99))
+@settings(max_examples=20, deadline=None)
+def test_attention_in_bf16_is_that_of_each_sequence_alone(lengths, seed):
+    lengths = sorted(lengths, reverse=True)
+    torch.manual_seed(seed)
+    query, key, value = (torch.randn(1, 2, sum(lengths), 8) for _ in range(3))
+    module = torch.nn.Module()
+    found, _ = packed_attention(
+        module, *(each.bfloat16() for each in (query, key, value)), None, packing=Packing.of(lengths)
+    )
+    parts = zip(*(each.bfloat16().double().split(lengths, dim=2) for each in (query, key, value)), strict=True)
+    alone = [torch.softmax(q @ k.transpose(-1, -2) / 8**0.5, -1) @ v for q, k, v in parts]
+    assert torch.allclose(found.double(), torch.cat(alone, dim=2).transpose(1, 2), atol=0.03)
+
+
+def test_fused_layers_compute_the_same_without_packing():
     ids = torch.stack(rows("esm2", [20, 20]))
     model = load_language_model(tiny.checkpoint("esm2")).eval()
     expected = model(input_ids=ids).logits

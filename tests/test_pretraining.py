@@ -272,8 +272,8 @@ def test_a_folder_that_is_there_is_only_replaced_when_asked(tmp_path, corpus):
 
 def test_a_step_over_several_passes_is_adamw_on_the_mean_over_all_their_tokens(tmp_path, corpus):
     """Four passes of 64 tokens against a plain loop over the same four."""
-    config = settings(corpus, batch_residues=64, step_residues=256, steps=1, learning_rate=0.01, weight_decay=0)
-    run_language_model(config, tmp_path / "m")
+    options = {"batch_residues": 64, "step_residues": 256, "precision": "fp32"}
+    run_language_model(settings(corpus, **options, steps=1, learning_rate=0.01, weight_decay=0), tmp_path / "m")
     made = resolve("scratch:tiny-esm2", seed=0)
     task = LanguageModelTask(load_language_model(made, seed=0))
     use_packing(task.plain)

@@ -6,7 +6,8 @@ scaled-dot-product attention without a copy. transformers finds this function th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -15,10 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
-from transformers.masking_utils import AttentionMaskInterface
-from transformers.models.esm.modeling_esm import EsmIntermediate
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+from transformers.models.esm.modeling_esm import EsmIntermediate, EsmSelfAttention
 
 PACKED = "plft_packed"
+SPELLED_OUT = 512  # tokens of a sequence, at most
 PACKABLE = ("esm", "esmc", "bert", "electra", "mixtral", "gpt2")
 
 
@@ -58,21 +61,22 @@ def packed_attention(
     scaling: float | None = None,
     is_causal: bool | None = None,
     packing: Packing | None = None,
-    **_: Any,
+    **others: Any,
 ) -> tuple[Tensor, None]:
     """Attend within each sequence of a row.
 
     query: (1, heads, tokens, width); key, value: (1, key heads, tokens, width).  Returns (1, tokens, heads, width).
-    packing: how the row is laid out; without it the row is one sequence.
+    packing: how the row is laid out; without it this is an ordinary batch, attended to as transformers does by default.
     """
     if packing is None:
-        packing = Packing((query.shape[2],) * query.shape[0])
-        query, key, value = (each.transpose(1, 2).flatten(0, 1) for each in (query, key, value))
-    else:
-        query, key, value = (each.transpose(1, 2)[0] for each in (query, key, value))
+        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, is_causal, **others)
+    query, key, value = (each.transpose(1, 2)[0] for each in (query, key, value))
     causal = bool(getattr(module, "is_causal", False) if is_causal is None else is_causal)
     grouped = query.shape[1] != key.shape[1]
     runs = packing.runs
+    if not (dropout or causal or grouped) and _is_better_spelled_out(query, runs):
+        scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+        return SpelledOut.apply(query if scale == 1 else query * scale, key, value, runs)[None], None
     sizes = [length * count for length, count in runs]  # split, not sliced: its backward pass touches every token once
     outputs = []
     for (length, count), *parts in zip(runs, *(each.split(sizes) for each in (query, key, value)), strict=True):
@@ -84,22 +88,89 @@ def packed_attention(
     return torch.cat(outputs)[None], None
 
 
-def _no_mask(*_: Any, **__: Any) -> None:
-    """Packed rows need no mask: the packing says it all."""
-    return
+def _is_better_spelled_out(query: Tensor, runs: list[tuple[int, int]]) -> bool:
+    """Whether matrix products and a softmax beat torch's fused kernel: in bf16 on a CPU they take half its time, while
+    the scores of a sequence fit the cache."""
+    return query.device.type == "cpu" and query.dtype == torch.bfloat16 and runs[0][0] <= SPELLED_OUT
+
+
+class SpelledOut(torch.autograd.Function):
+    """Attention as matrix products and a softmax, for a whole row at once; what was attended to is kept for backward.
+
+    query (scaled), key, value: (tokens, heads, width) -> (tokens, heads, width).  runs: as of `Packing`.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, runs: list[tuple[int, int]]) -> Tensor:
+        result, kept = torch.empty_like(value), []
+        for run in _spans(runs):
+            q, k, v = (_by_head(each, run) for each in (query, key, value))
+            shares = torch.bmm(q, k.transpose(1, 2))
+            torch.softmax(shares, -1, out=shares)
+            _put(result, run, torch.bmm(shares, v))
+            kept.append(shares)
+        ctx.runs = runs
+        ctx.save_for_backward(query, key, value, *kept)
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        query, key, value, *kept = ctx.saved_tensors
+        to_query, to_key, to_value = (torch.empty_like(each) for each in (query, key, value))
+        for run, shares in zip(_spans(ctx.runs), kept, strict=True):
+            q, k, v, g = (_by_head(each, run) for each in (query, key, value, gradient))
+            _put(to_value, run, torch.bmm(shares.transpose(1, 2), g))
+            scores = torch._softmax_backward_data(torch.bmm(g, v.transpose(1, 2)), shares, -1, shares.dtype)
+            _put(to_query, run, torch.bmm(scores, k))
+            _put(to_key, run, torch.bmm(scores.transpose(1, 2), q))
+        return to_query, to_key, to_value, None
+
+
+def _spans(runs: list[tuple[int, int]]) -> Iterator[tuple[slice, int]]:
+    """Where each run lies in the row, and how many sequences it has."""
+    start = 0
+    for length, count in runs:
+        yield slice(start, start + length * count), count
+        start += length * count
+
+
+def _by_head(states: Tensor, run: tuple[slice, int]) -> Tensor:
+    """(tokens, heads, width) -> (sequences x heads, length, width) of one run; of a single sequence without a copy."""
+    where, count = run
+    return states[where].unflatten(0, (count, -1)).transpose(1, 2).flatten(0, 1)
+
+
+def _put(states: Tensor, run: tuple[slice, int], values: Tensor) -> None:
+    """The reverse of `_by_head`: write the values of one run into a row."""
+    where, count = run
+    states[where].unflatten(0, (count, -1)).copy_(values.unflatten(0, (count, -1)).transpose(1, 2))
+
+
+_is_packed: ContextVar[bool] = ContextVar("is_packed", default=False)
+
+
+def _mask(*arguments: Any, **options: Any) -> Tensor | None:
+    """Packed rows need no mask, the packing says it all; ordinary batches have that of torch's attention."""
+    return None if _is_packed.get() else sdpa_mask(*arguments, **options)
 
 
 AttentionInterface.register(PACKED, packed_attention)
-AttentionMaskInterface.register(PACKED, _no_mask)
+AttentionMaskInterface.register(PACKED, _mask)
 
 
-def can_pack(model: PreTrainedModel) -> bool:
+def without_adapters(model: Any) -> Any:
+    """The transformers model within peft's wrapper; itself where there is none, or one that has prompts to add."""
+    config = getattr(model, "active_peft_config", None)
+    return model if config is None or config.is_prompt_learning else model.get_base_model()
+
+
+def can_pack(model: nn.Module) -> bool:
     """Whether this model's attention can be told apart by sequence within one row; not with code of its own."""
-    return model.config.model_type in PACKABLE and type(model).__module__.startswith("transformers.")
+    return getattr(model.config, "model_type", None) in PACKABLE and type(model).__module__.startswith("transformers.")
 
 
 def use_packing(model: PreTrainedModel) -> None:
-    """Switch a model's attention over to packed rows, from its next forward pass on."""
+    """Let a model run over packed rows, from its next forward pass on; ordinary batches still are what they were."""
     model.set_attn_implementation(PACKED)
 
 
@@ -110,11 +181,85 @@ class _FusedIntermediate(EsmIntermediate):
         return F.gelu(self.dense(hidden_states))
 
 
+class _Rotate(torch.autograd.Function):
+    """Rotary position embedding of features that lie in pairs, as a product of complex numbers; in fp32, as ESM has it.
+
+    states: (tokens, ..., width).  turn: (tokens, ..., width / 2) complex, to be broadcast.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, turn: Tensor) -> Tensor:
+        ctx.save_for_backward(turn)
+        return _turned(states, turn)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return _turned(gradient, ctx.saved_tensors[0].conj_physical()), None
+
+
+def _turned(states: Tensor, turn: Tensor) -> Tensor:
+    pairs = torch.view_as_complex(states.float().contiguous().unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * turn).flatten(-2).to(states.dtype)
+
+
+class _FusedSelfAttention(EsmSelfAttention):
+    """ESM's attention over packed rows with one product for queries, keys and values; the same to rounding."""
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        encoder_hidden_states: Tensor | None = None,
+        encoder_attention_mask: Tensor | None = None,
+        position_embeddings: tuple[Tensor, Tensor] | None = None,
+        **others: Any,
+    ) -> tuple[Tensor, Tensor | None]:
+        layers = (self.query, self.key, self.value)
+        plain = others.get("packing") is not None and all(type(each) is nn.Linear for each in layers)
+        if not plain or position_embeddings is None:
+            return super().forward(  # type: ignore[return-value]
+                hidden_states,
+                attention_mask,
+                encoder_hidden_states,
+                encoder_attention_mask,
+                position_embeddings,
+                **others,
+            )
+        weight, bias = self._joined()
+        states = F.linear(hidden_states[0], weight, bias).unflatten(-1, (3, self.num_attention_heads, -1))
+        cos, sin = (each[0, :, None, None, : self.attention_head_size // 2] for each in position_embeddings)
+        rotated, value = states.split((2, 1), dim=1)
+        query, key = _Rotate.apply(rotated, torch.complex(cos.float(), sin.float())).unbind(1)
+        query, key, value = (each.transpose(0, 1)[None] for each in (query, key, value[:, 0]))
+        dropout = self.dropout if self.training else 0.0
+        attended, _ = packed_attention(self, query, key, value, None, dropout, self.scaling, **others)
+        return attended.flatten(2), None
+
+    def _joined(self) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias of the three layers as one: queries scaled, features that rotate together made neighbours."""
+        layers = ((self.query, self.attention_head_size**-0.5), (self.key, 1.0), (self.value, None))
+
+        def joined(name: str) -> Tensor:
+            parts = []
+            for layer, scale in layers:
+                part = getattr(layer, name)
+                if scale is not None:
+                    halves = part.unflatten(0, (self.num_attention_heads, 2, -1))
+                    part = halves.transpose(1, 2).flatten(0, 2) * scale
+                parts.append(part)
+            return torch.cat(parts)
+
+        return joined("weight"), None if self.query.bias is None else joined("bias")
+
+
 def fuse(model: nn.Module) -> None:
     """Let a model compute the same with fewer passes over memory, where it spells out what torch has in one piece."""
     for module in model.modules():
-        if type(module) is EsmIntermediate:
-            module.__class__ = _FusedIntermediate
+        if fused := FUSED.get(type(module)):
+            module.__class__ = fused
+
+
+FUSED: dict[type, type] = {EsmIntermediate: _FusedIntermediate, EsmSelfAttention: _FusedSelfAttention}
 
 
 def run_packed(backbone: Any, input_ids: Tensor, packing: Packing) -> Tensor:
@@ -122,7 +267,26 @@ def run_packed(backbone: Any, input_ids: Tensor, packing: Packing) -> Tensor:
     positions = packing.position_ids(input_ids.device)
     embed = EMBEDDINGS.get(backbone.config.model_type)
     tokens = {"input_ids": input_ids[None]} if embed is None else {"inputs_embeds": embed(backbone, input_ids, packing)}
-    return backbone(**tokens, position_ids=positions, packing=packing).last_hidden_state[0]
+    token = _is_packed.set(True)
+    try:
+        return backbone(**tokens, position_ids=positions, packing=packing).last_hidden_state[0]
+    finally:
+        _is_packed.reset(token)
+
+
+def run_padded(backbone: Any, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    """The last hidden states of a padded batch, computed as a packed row: (batch, tokens, width), zero where padded.
+
+    input_ids, attention_mask: (batch, tokens).  The backbone does no work on padding.
+    """
+    lengths = attention_mask.sum(1)
+    order = lengths.argsort(descending=True, stable=True)
+    attended = attention_mask[order].bool()
+    packing = Packing.of(lengths[order].tolist())
+    hidden = run_packed(backbone, input_ids[order][attended], packing)
+    places = torch.arange(input_ids.numel(), device=input_ids.device).view_as(input_ids)[order][attended]
+    padded = hidden.new_zeros(input_ids.numel(), hidden.shape[-1])
+    return padded.index_copy(0, places, hidden).unflatten(0, input_ids.shape)
 
 
 def _esm_embeddings(backbone: Any, input_ids: Tensor, packing: Packing) -> Tensor:

@@ -407,6 +407,9 @@ def _load(folder: Path, checkpoint: Checkpoint, dtype: torch.dtype, quantization
         ) from error
     backbone = _trimmed(backbone)
     check_loaded(checkpoint.name, backbone, info)
+    for module in backbone.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):  # bitsandbytes would lay 4-bit weights out anew at the first
+            module.support_avx512bf16_for_cpu = False  # prediction: only some shapes, and training cannot go on then
     return backbone
 
 

@@ -35,7 +35,7 @@ from plft.training import choose_precision, has_accelerator
 from plft.tuning import count_parameters
 
 CROP = 512  # tokens
-CPU_BATCH, GPU_BATCH = 4096, 65536  # tokens per pass: activations that stay in a CPU's cache, or fill a GPU
+CPU_BATCH, GPU_BATCH = 8192, 65536  # tokens per pass: more only take memory on a CPU, or fill a GPU
 STEPS_WANTED = 3000  # a budget is divided into about so many steps, where that leaves steps large enough
 SMALLEST_STEP, LARGEST_STEP = 8192, 1_000_000  # tokens; the cramming recipe takes about the latter (Frey et al. 2024)
 HELD_OUT_SEED = 2**20  # crops and masks of held-out sequences are the same in every run

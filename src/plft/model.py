@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
+from plft.attention import can_pack, fuse, run_padded, use_packing, without_adapters
 from plft.batching import Collator, sorted_batches
 from plft.checkpoints import resolve
 from plft.dataset import SequenceDataset
@@ -57,6 +58,10 @@ class PLMTaskModel(PreTrainedModel):
         self.all_tied_weights_keys: dict[str, str] = {}
         weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
         self.register_buffer("class_weights", weights, persistent=False)
+        plain = without_adapters(backbone)
+        if can_pack(plain):
+            use_packing(plain)
+            fuse(plain)
         freeze_unused(backbone)
         if freeze_backbone:
             freeze(backbone)
@@ -83,10 +88,18 @@ class PLMTaskModel(PreTrainedModel):
         per residue and labels are (batch, residues).  labels: as `batching.collate` makes them.
         Without residue_mask and residue_tokens the head sees every attended token.
         """
-        outputs = self.backbone(
-            input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=output_hidden_states
-        )
-        hidden, mask = last_hidden_state(outputs), attention_mask
+        plain = without_adapters(self.backbone)
+        hidden_states = None
+        if can_pack(plain) and not output_hidden_states:
+            everything = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+            hidden = run_padded(plain, input_ids, everything)
+        else:
+            outputs = self.backbone(
+                input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=output_hidden_states
+            )
+            hidden = last_hidden_state(outputs)
+            hidden_states = getattr(outputs, "hidden_states", None) if output_hidden_states else None
+        mask = attention_mask
         if residue_tokens is not None:
             hidden, mask = per_residue(hidden, residue_tokens), residue_tokens >= 0
         elif residue_mask is not None:
@@ -97,7 +110,6 @@ class PLMTaskModel(PreTrainedModel):
         if labels is not None:
             weights = target_weights(labels, sequence_weights, self.class_weights)
             loss = weighted_loss(TASKS[self.task_type.value], logits, labels, weights, num_items_in_batch)
-        hidden_states = getattr(outputs, "hidden_states", None) if output_hidden_states else None
         return SequenceClassifierOutput(loss=loss, logits=logits, hidden_states=hidden_states)
 
     def activation_checkpointing_enable(

@@ -56,7 +56,7 @@ FOLDERS = (
         "run.yaml, line ...: not valid YAML (...).",
         {},
         ("run",),
-        cut("run/run.yaml", 0.3),
+        lambda folder: (folder / "run/run.yaml").write_text("data: {file: good.csv\n"),
     ),
     Case(
         "resuming from a checkpoint cut short",

@@ -264,11 +264,13 @@ def show_metrics(metrics: dict[str, Any]) -> None:
 
 def quiet_libraries() -> None:
     """Keep transformers' own bars and warnings off the screen; ours say what matters."""
+    import logging
     import warnings
 
     import transformers
 
     transformers.logging.set_verbosity_error()
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it misses optional kernels
     transformers.logging.disable_progress_bar()
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=UserWarning, module="torch|peft|accelerate|transformers|bitsandbytes")
