@@ -1,9 +1,10 @@
 """Train the models that ship with plft, and put them into the package: builtin:protein and builtin:dna.
 
-    python benchmarks/builtin_models.py DATA_FOLDER WORK_FOLDER [--only protein] [--minutes 120] [--only-measure]
+    python benchmarks/builtin_models.py DATA_FOLDER WORK_FOLDER [--only protein]
 
-DATA_FOLDER holds the corpora (they do not come with plft). Training goes on from WORK_FOLDER's last checkpoint when the
-command is given again. The weights that ship are rounded to bf16; the perplexities on the card are of those weights.
+DATA_FOLDER holds the corpora (they do not come with plft). A model is trained in one stretch or in several, each going
+on from the one before with another order and other masks. What WORK_FOLDER holds already is not done again. The weights
+that ship are rounded to bf16; the perplexities on the card are of those weights.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer
@@ -33,13 +35,12 @@ PACKAGE = Path(plft.__file__).parent / "builtin"
 
 @dataclass(frozen=True)
 class Model:
-    """One model to ship. files, valid: below the data folder.  minutes: of training, by default."""
+    """One model to ship. files, valid: below the data folder.  stretches: settings of each, its budget at least."""
 
     files: tuple[str, ...]
     valid: tuple[str, ...]
     arch: str
-    minutes: float
-    crop: int = 512
+    stretches: tuple[dict[str, Any], ...]
 
 
 MODELS = {
@@ -47,7 +48,7 @@ MODELS = {
         files=("pretrain_protein/train.fasta.gz",),
         valid=("pretrain_protein/valid.fasta.gz",),
         arch="esm2-6x160x5",
-        minutes=76,
+        stretches=({"minutes": 76}, {"residues": 24_000_000, "seed": 1, "decay_share": 0.5}),
     ),
     "dna": Model(
         files=(
@@ -59,21 +60,21 @@ MODELS = {
         ),
         valid=(),
         arch="dna-1m",
-        minutes=15,
+        stretches=({"minutes": 15},),
     ),
 }
 
 
-def configuration(model: Model, data: Path, minutes: float | None) -> LanguageModelConfig:
-    """The settings of `plft pretrain` that make a model."""
+def configuration(model: Model, data: Path, work: Path, number: int) -> LanguageModelConfig:
+    """The settings of one stretch."""
     return language_model_config(
         {
             "files": [str(data / file) for file in model.files],
             "valid": [str(data / file) for file in model.valid],
-            "model": f"scratch:{model.arch}",
-            "minutes": minutes or model.minutes,
-            "crop": model.crop,
+            "model": f"scratch:{model.arch}" if number == 0 else str(work / str(number - 1)),
+            "crop": 512,
         }
+        | model.stretches[number]
     )
 
 
@@ -90,15 +91,31 @@ def without_homologs(model: Model, data: Path, work: Path) -> Path:
     return target
 
 
-def ship(name: str, trained: Path) -> Path:
-    """Copy a trained model into the package, in bf16; the head for contacts in it was never trained."""
-    folder = PACKAGE / name
+def ship(name: str, stretches: list[Path]) -> Path:
+    """Copy a trained model into the package, in bf16, with the record of all its stretches."""
+    folder, trained = PACKAGE / name, stretches[-1]
     model = AutoModelForMaskedLM.from_pretrained(trained, dtype=torch.bfloat16)
     shutil.rmtree(folder, ignore_errors=True)
-    model.save_pretrained(folder)
+    model.save_pretrained(folder)  # the head for contacts in it was never trained
     AutoTokenizer.from_pretrained(trained).save_pretrained(folder)
-    for kept in ("metrics.json", "history.jsonl", "pretraining.yaml"):
-        shutil.copy(trained / kept, folder / kept)
+    shutil.copy(trained / "pretraining.yaml", folder)
+    records = [json.loads((each / "metrics.json").read_text()) for each in stretches]
+    metrics, first = records[-1], records[0]
+    metrics["model"], metrics["perplexity"]["before"] = first["model"], first["perplexity"]["before"]
+    metrics["hardware"] = "; then ".join(dict.fromkeys(each["hardware"] for each in records))
+    metrics["choices"]["precision"] = ", then ".join(dict.fromkeys(each["choices"]["precision"] for each in records))
+    lines = (line.replace(f"{trained.parent}/", "stretch ") for each in records for line in each["sentences"])
+    metrics["sentences"] = list(dict.fromkeys(lines))
+    history = []
+    for before, stretch in enumerate(stretches):
+        done = {key: sum(each[key] for each in records[:before]) for key in ("tokens", "steps", "minutes")}
+        for row in map(json.loads, (stretch / "history.jsonl").read_text().splitlines()):
+            if "tokens" in row:
+                shifted = {"step": row["step"] + done["steps"], "tokens": row["tokens"] + done["tokens"]}
+                history.append(row | shifted | {"seconds": row["seconds"] + 60 * done["minutes"]})
+    metrics |= {key: sum(each[key] for each in records) for key in ("tokens", "steps", "minutes")}
+    (folder / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in history))
+    write_json(folder / "metrics.json", metrics)
     return folder
 
 
@@ -110,8 +127,8 @@ def measure(name: str, model: Model, data: Path, work: Path, folder: Path) -> No
         sets["clean"] = [str(without_homologs(model, data, work))]
     for part, files in sets.items():
         shipped = {"model": str(folder), "valid": files, "precision": "fp32"}
-        config = configuration(model, data, None).model_copy(update=shipped)
-        prepared = prepare(config, work / name, print, time.monotonic(), resume=True)  # the same part is held out
+        config = configuration(model, data, work, 0).model_copy(update=shipped)
+        prepared = prepare(config, work / "0", print, time.monotonic(), resume=True)  # the same part is held out
         found = perplexities(prepared, 10**9)
         metrics["perplexity"]["after"] |= {part: found.pop("held_out"), **found}
     write_json(folder / "metrics.json", metrics)
@@ -126,15 +143,16 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("work", type=Path)
     parser.add_argument("--only", choices=MODELS, action="append")
-    parser.add_argument("--minutes", type=float)
-    parser.add_argument("--only-measure", action="store_true", help="ship and measure what WORK_FOLDER holds")
     options = parser.parse_args()
+    data = options.data.resolve()
     for name in options.only or MODELS:
-        model, work = MODELS[name], options.work / name
-        if not options.only_measure:
-            config = configuration(model, options.data.resolve(), options.minutes)
-            run_language_model(config, work, resume=(work / "pretraining.yaml").exists(), say=print)
-        measure(name, model, options.data.resolve(), options.work, ship(name, work))
+        model, work = MODELS[name], options.work.resolve() / name
+        stretches = [work / str(number) for number in range(len(model.stretches))]
+        for number, folder in enumerate(stretches):
+            if not (folder / "metrics.json").exists():
+                resume = (folder / "pretraining.yaml").exists()
+                run_language_model(configuration(model, data, work, number), folder, resume=resume, say=print)
+        measure(name, model, data, work, ship(name, stretches))
 
 
 if __name__ == "__main__":

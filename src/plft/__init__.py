@@ -32,6 +32,7 @@ Modules, each importing only from those above it:
     ngrams        unigram and bigram perplexity of a corpus
     attention     attention over packed rows, for every family that can be packed
     objectives    masked, causal, span corruption: a crop -> inputs and targets         TABLE
+    features      what a frozen prefix of the network produced, kept on disk
     model         backbone + head (+ adapter) as one PreTrainedModel
     resampling    the bootstrap over sequences
     tallies       what a metric counts, for many resamples at once
@@ -40,6 +41,7 @@ Modules, each importing only from those above it:
     budget        how long pretraining lasts, and its learning rate
     pretraining   the Trainer for language models: packed crops in an endless stream
     preparation   what is read, decided and checked before weights are loaded
+    keeping       training on kept features: when it pays, and for how long they last
     prediction    model + sequences -> predictions, streamed
     perplexity    how well a language model predicts sequences                       TABLE
     runfolder     what a run leaves on disk

@@ -274,19 +274,40 @@ def run_packed(backbone: Any, input_ids: Tensor, packing: Packing) -> Tensor:
         _is_packed.reset(token)
 
 
+@dataclass(frozen=True)
+class Laid:
+    """How a padded batch lies in a row. order: of its sequences.  attended: (batch, tokens) bool, in that order."""
+
+    order: Tensor
+    attended: Tensor
+    packing: Packing
+
+    @classmethod
+    def of(cls, attention_mask: Tensor) -> Laid:
+        """Longest sequence first. attention_mask: (batch, tokens)."""
+        lengths = attention_mask.sum(1)
+        order = lengths.argsort(descending=True, stable=True)
+        return cls(order, attention_mask[order].bool(), Packing.of(lengths[order].tolist()))
+
+    def row(self, batch: Tensor) -> Tensor:
+        """(batch, tokens, ...) -> (tokens that are no padding, ...)"""
+        return batch[self.order][self.attended]
+
+    def padded(self, row: Tensor) -> Tensor:
+        """The reverse of `row`, zero where padded: (tokens, width) -> (batch, tokens, width)."""
+        shape = self.attended.shape
+        places = torch.arange(shape[0] * shape[1], device=row.device).view(shape)
+        zeros = row.new_zeros(shape[0] * shape[1], row.shape[-1])
+        return zeros.index_copy(0, self.row(places), row).unflatten(0, shape)
+
+
 def run_padded(backbone: Any, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
     """The last hidden states of a padded batch, computed as a packed row: (batch, tokens, width), zero where padded.
 
     input_ids, attention_mask: (batch, tokens).  The backbone does no work on padding.
     """
-    lengths = attention_mask.sum(1)
-    order = lengths.argsort(descending=True, stable=True)
-    attended = attention_mask[order].bool()
-    packing = Packing.of(lengths[order].tolist())
-    hidden = run_packed(backbone, input_ids[order][attended], packing)
-    places = torch.arange(input_ids.numel(), device=input_ids.device).view_as(input_ids)[order][attended]
-    padded = hidden.new_zeros(input_ids.numel(), hidden.shape[-1])
-    return padded.index_copy(0, places, hidden).unflatten(0, input_ids.shape)
+    laid = Laid.of(attention_mask)
+    return laid.padded(run_packed(backbone, laid.row(input_ids), laid.packing))
 
 
 def _esm_embeddings(backbone: Any, input_ids: Tensor, packing: Packing) -> Tensor:

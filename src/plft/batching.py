@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from plft.dataset import Example, SequenceDataset
 from plft.labels import LabelSpace
@@ -137,7 +138,8 @@ def collate(
 
     Returns input_ids, attention_mask (batch, tokens); residue_mask (batch, tokens) bool for sequence tasks or
     residue_tokens (batch, residues) int64 with -1 as padding for residue tasks; when labelled, labels (standardised for
-    regressions; missing and padding as -100 or NaN) and sequence_weights (batch,); and every extra column.
+    regressions; missing and padding as -100 or NaN) and sequence_weights (batch,); features (batch, tokens or 1, width)
+    where they are kept; and every extra column.
     """
     tokens = max(len(each.input_ids) for each in examples)
     input_ids = np.full((len(examples), tokens), pad_token_id, dtype=np.int64)
@@ -153,6 +155,8 @@ def collate(
     if labels is not None and all(each.label is not None for each in examples):
         batch["labels"] = torch.from_numpy(batch_labels(examples, labels, is_residue_task))
         batch["sequence_weights"] = torch.tensor([each.weight for each in examples], dtype=torch.float32)
+    if examples[0].features is not None:
+        batch["features"] = pad_sequence([each.features for each in examples], batch_first=True)
     for name in examples[0].extra:
         batch[name] = extra_column([each.extra[name] for each in examples])
     return batch

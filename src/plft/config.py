@@ -151,6 +151,10 @@ class TrainingConfig(Section):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto", description="mixed precision; auto asks the device and the family"
     )
+    features: Literal["auto", "fp32", "bf16", "off"] = Field(
+        "auto", description="type in which the frozen part's output is kept on disk; auto is fp32 where that pays"
+    )
+    keep_features: bool = Field(False, description="leave what was kept in the cache, for other runs")
     class_weights: Literal["balanced"] | dict[str, Annotated[float, Field(ge=0)]] | None = Field(
         None, description="balanced, or a weight per class"
     )

@@ -40,6 +40,7 @@ class Example:
     record: index into the records.  start: first residue of the window.  input_ids: (tokens,) int32.
     residue_tokens: (residues,) int32, the token that covers each residue.  label: raw units, cut to the window; None
     when unlabelled.  scored: [from, to), the residues this window answers for, so that overlaps count once.
+    features: (tokens, width) or (1, width), what the frozen part of a model makes of it, where that is kept.
     """
 
     record: int
@@ -50,6 +51,7 @@ class Example:
     label: np.ndarray | None = None
     weight: float = 1.0
     extra: Mapping[str, Any] = field(default_factory=dict)
+    features: Any = None
 
 
 class SequenceDataset(Sequence[Example]):
@@ -76,12 +78,15 @@ class SequenceDataset(Sequence[Example]):
         self.truncated = truncated
         self.windowed = windowed
         self.lengths = np.array([len(each.input_ids) for each in examples], dtype=np.int64)
+        self.features: Any = None  # what `features.keep` left: indexed like the examples
 
     def __len__(self) -> int:
         return len(self.examples)
 
     def __getitem__(self, index: Any) -> Any:
-        return self.examples[index]
+        if self.features is None:
+            return self.examples[index]
+        return replace(self.examples[index], features=self.features[index])
 
     def per_record(self, outputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Join outputs per example into outputs per record: windows are stitched where each one answers.

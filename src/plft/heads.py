@@ -88,6 +88,11 @@ class TaskHead(nn.Module):
         self.classification_mode = classification_mode
         self.pooling = pooling(width) if classification_mode == PROTEIN else None
 
+    @property
+    def pools_first(self) -> bool:
+        """Whether all that this head sees of a sequence is one vector, the same in every epoch."""
+        return False
+
     def pooled(self, hidden: Tensor, attention_mask: Tensor | None) -> Tensor:
         """(batch, tokens, width) -> (batch, width) at sequence level; unchanged at residue level."""
         return hidden if self.pooling is None else self.pooling(hidden, as_mask(hidden, attention_mask))
@@ -128,6 +133,11 @@ class MLPHead(TaskHead):
     ) -> None:
         super().__init__(input_dim, classification_mode, pooling_strategy)
         self.mlp = perceptron(input_dim, hidden_dim, output_dim, num_hidden_layers, dropout_rate)
+
+    @property
+    def pools_first(self) -> bool:
+        """Whether a pooling without weights comes before anything else."""
+        return isinstance(self.pooling, FixedPooling)
 
     def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None, **extra: Any) -> Tensor:
         """(batch, tokens, input_dim) -> (batch, output_dim), or (batch, tokens, output_dim) in residue mode."""

@@ -18,6 +18,7 @@ from plft.batching import Collator, sorted_batches
 from plft.checkpoints import resolve
 from plft.dataset import SequenceDataset
 from plft.errors import PlftError
+from plft.features import Prefix, run_from, states_before
 from plft.labels import LabelSpace, TaskType
 from plft.tasks import TASKS, target_weights, weighted_loss
 from plft.tuning import freeze, freeze_unused
@@ -78,29 +79,29 @@ class PLMTaskModel(PreTrainedModel):
         residue_tokens: Tensor | None = None,
         sequence_weights: Tensor | None = None,
         num_items_in_batch: Tensor | float | None = None,
+        features: Tensor | None = None,
         output_hidden_states: bool = False,
         **head_args: Any,
     ) -> SequenceClassifierOutput:
         """Hidden states of the backbone -> head -> logits, and the loss where labels are given.
 
         input_ids, attention_mask: (batch, tokens).  residue_mask: (batch, tokens) bool, tokens that are residues.
+        features: (batch, tokens or 1, width), what `frozen_states` gave for this batch.
         residue_tokens: (batch, residues) int, the token of each residue, -1 = padding; the head then sees one position
         per residue and labels are (batch, residues).  labels: as `batching.collate` makes them.
         Without residue_mask and residue_tokens the head sees every attended token.
         """
-        plain = without_adapters(self.backbone)
         hidden_states = None
-        if can_pack(plain) and not output_hidden_states:
-            everything = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-            hidden = run_padded(plain, input_ids, everything)
+        everything = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        if output_hidden_states and features is None:
+            outputs = self.backbone(input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=True)
+            hidden, hidden_states = last_hidden_state(outputs), getattr(outputs, "hidden_states", None)
         else:
-            outputs = self.backbone(
-                input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=output_hidden_states
-            )
-            hidden = last_hidden_state(outputs)
-            hidden_states = getattr(outputs, "hidden_states", None) if output_hidden_states else None
+            hidden = self.hidden(input_ids, everything, features)
         mask = attention_mask
-        if residue_tokens is not None:
+        if features is not None and self.prefix.pooled:
+            mask = torch.ones_like(hidden[..., 0])
+        elif residue_tokens is not None:
             hidden, mask = per_residue(hidden, residue_tokens), residue_tokens >= 0
         elif residue_mask is not None:
             mask = residue_mask
@@ -111,6 +112,45 @@ class PLMTaskModel(PreTrainedModel):
             weights = target_weights(labels, sequence_weights, self.class_weights)
             loss = weighted_loss(TASKS[self.task_type.value], logits, labels, weights, num_items_in_batch)
         return SequenceClassifierOutput(loss=loss, logits=logits, hidden_states=hidden_states)
+
+    def hidden(self, input_ids: Tensor, attention_mask: Tensor, features: Tensor | None = None) -> Tensor:
+        """The last hidden states: (batch, tokens) -> (batch, tokens, width).
+
+        features: what `frozen_states` gave for this batch; the backbone then begins where that ends.
+        """
+        plain = without_adapters(self.backbone)
+        if features is not None:
+            features = features.to(torch.float32)
+            if self.prefix.blocks is None:
+                return features
+            return run_from(plain, self.prefix.blocks, features, input_ids, attention_mask)
+        if can_pack(plain):
+            return run_padded(plain, input_ids, attention_mask)
+        return last_hidden_state(self.backbone(input_ids=input_ids, attention_mask=attention_mask))
+
+    @property
+    def prefix(self) -> Prefix:
+        """What of the backbone never changes in training: possibly nothing."""
+        return Prefix.of(self.backbone, self.head)
+
+    def frozen_states(
+        self, input_ids: Tensor, attention_mask: Tensor, residue_mask: Tensor | None = None, **_: Any
+    ) -> Tensor:
+        """What the frozen beginning of the backbone makes of a batch: (batch, tokens, width), or (batch, 1, width)."""
+        prefix = self.prefix
+        if prefix.blocks is not None:
+            return states_before(without_adapters(self.backbone), prefix.blocks, input_ids, attention_mask)
+        hidden = self.hidden(input_ids, attention_mask)
+        if not prefix.pooled:
+            return hidden
+        return self.head.pooled(hidden, attention_mask if residue_mask is None else residue_mask)[:, None]
+
+    def train(self, mode: bool = True) -> PLMTaskModel:
+        """Training mode, but for the frozen beginning of the backbone: dropout there would only be noise."""
+        super().train(mode)
+        for module in self.prefix.modules(self.backbone) if mode else ():
+            module.eval()
+        return self
 
     def activation_checkpointing_enable(
         self,

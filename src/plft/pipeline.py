@@ -30,6 +30,7 @@ from plft.config import RunConfig, load_config, make_config
 from plft.dataset import SequenceDataset, longest_input
 from plft.errors import PlftError, look_up
 from plft.heads import LightAttentionHead, TaskHead, mean_over_residues
+from plft.keeping import kept_features
 from plft.labels import LabelSpace, TaskType
 from plft.metrics import Evaluation
 from plft.metrics import evaluate as score
@@ -164,7 +165,8 @@ def run_training(
     trainer = make_trainer(prepared, model, folder, precision, callbacks)
     last = last_checkpoint(folder.checkpoints) if resume else None
     say(f"going on from {last.name}" if last else f"{len(trainer.get_train_dataloader())} batches per epoch")
-    trainer.train(resume_from_checkpoint=str(last) if last else None)
+    with kept_features(trainer, config.training, say):
+        trainer.train(resume_from_checkpoint=str(last) if last else None)
     state = trainer.state
     model = trainer.unsharded(lambda: build(prepared, head))
     if is_main():

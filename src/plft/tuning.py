@@ -42,7 +42,7 @@ def blocks_of(backbone: nn.Module, family: Family) -> nn.ModuleList:
 
 def path_of_blocks(backbone: nn.Module, family: Family) -> str:
     """Dotted path of the list of blocks: the family's, or for an unknown model its longest ModuleList."""
-    lists = {name: each for name, each in backbone.named_modules() if isinstance(each, nn.ModuleList) and len(each)}
+    lists = lists_of_modules(backbone)
     if family.blocks in lists:
         return family.blocks
     if family.blocks or not lists:
@@ -50,6 +50,16 @@ def path_of_blocks(backbone: nn.Module, family: Family) -> str:
             f"The blocks of this model ({type(backbone).__name__}) were not found, "
             "so last-N, adapter and tuning.blocks do not work for it. Use head, lora or full."
         )
+    return longest_list(lists)
+
+
+def lists_of_modules(backbone: nn.Module) -> dict[str, nn.ModuleList]:
+    """Every list of modules that is not empty, by its dotted path."""
+    return {name: each for name, each in backbone.named_modules() if isinstance(each, nn.ModuleList) and len(each)}
+
+
+def longest_list(lists: dict[str, nn.ModuleList]) -> str:
+    """The path of the longest list: the blocks of a model that is not known."""
     return max(lists, key=lambda name: (len(lists[name]), -len(name)))
 
 
@@ -128,14 +138,14 @@ def train_last_blocks(backbone: nn.Module, family: Family, settings: TuningConfi
         raise PlftError(f"tuning.method {settings.method}: the model has only {len(blocks)} blocks.")
     for block in blocks[-wanted:]:
         unfreeze(block)
-    for norm in final_norms(backbone, family):
+    for norm in final_norms(backbone, path_of_blocks(backbone, family)):
         unfreeze(norm)
     return backbone
 
 
-def final_norms(backbone: nn.Module, family: Family) -> list[nn.Module]:
-    """Norms that stand beside the list of blocks (behind the last one) and not before it."""
-    parent, _, name = path_of_blocks(backbone, family).rpartition(".")
+def final_norms(backbone: nn.Module, path: str) -> list[nn.Module]:
+    """Norms that stand beside the list of blocks (behind the last one) and not before it. path: of the list."""
+    parent, _, name = path.rpartition(".")
     children = dict(backbone.get_submodule(parent).named_children())
     behind = list(children)[list(children).index(name) + 1 :]
     return [children[each] for each in behind if is_norm(children[each])]

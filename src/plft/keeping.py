@@ -1,0 +1,72 @@
+"""Training on what the frozen part of a model makes of each sequence: when it pays, and for how long that is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from plft.attention import without_adapters
+from plft.batching import Collator
+from plft.config import TrainingConfig
+from plft.corpus import cache_folder
+from plft.dataset import SequenceDataset
+from plft.features import DTYPES, bytes_needed, fits, keep, key_of
+from plft.model import autocast
+from plft.preparation import Say
+from plft.training import EVALUATION_SHARE, SequenceTaskTrainer
+
+
+@contextmanager
+def kept_features(trainer: SequenceTaskTrainer, settings: TrainingConfig, say: Say) -> Iterator[None]:
+    """While this lasts a trainer trains on what the frozen part of its model made of each sequence, where that pays.
+
+    It pays where several epochs read it again and the disk has room. The files are deleted in the end, unless
+    `settings.keep_features` says otherwise; those of a run that was killed serve the one that resumes it.
+    """
+    model = trainer.model
+    prefix = getattr(model, "prefix", None)
+    datasets = [each for each in (trainer.train_dataset, trainer.eval_dataset) if each is not None]
+    if settings.features == "off" or settings.epochs < 2 or prefix is None or prefix.blocks == 0:
+        return (yield)
+    if trainer.args.world_size > 1 or trainer.is_fsdp_enabled:
+        return (yield)
+    width = without_adapters(model.backbone).config.hidden_size
+    like = torch.empty(width, dtype=DTYPES["bf16" if settings.features == "bf16" else "fp32"])
+    folder = cache_folder() / "features"
+    folder.mkdir(parents=True, exist_ok=True)
+    size = sum(bytes_needed(each, prefix, like) for each in datasets)
+    if not fits(folder, size):
+        return (yield)
+    part = "whole backbone" if prefix.blocks is None else f"first {prefix.blocks} blocks"
+    say(f"the {part} is frozen: its output is computed once and kept ({size / 1e6:,.1f} MB)")
+    files = []
+    try:
+        for dataset in datasets:
+            name = key_of(model.backbone, dataset, prefix, f"{like.dtype} {trainer.precision}")
+            files.append(folder / f"{name}.bin")
+            budget = trainer.token_budget * EVALUATION_SHARE
+            dataset.features = keep(states_of(trainer, dataset), dataset, prefix, files[-1], like, budget)
+        yield
+    finally:
+        for dataset in datasets:
+            dataset.features = None
+        for file in files if not settings.keep_features else ():
+            file.unlink(missing_ok=True)
+    return None
+
+
+def states_of(trainer: SequenceTaskTrainer, dataset: SequenceDataset) -> Callable[[list[int]], Tensor]:
+    """A function from indices to what the frozen part of the model makes of those examples."""
+    collator, model, device = Collator(dataset), trainer.model, trainer.args.device
+
+    def states(indices: list[int]) -> Tensor:
+        inputs = collator([dataset[index] for index in indices])
+        inputs = {key: each.to(device) if isinstance(each, Tensor) else each for key, each in inputs.items()}
+        with torch.no_grad(), autocast(device, trainer.precision):
+            return model.frozen_states(**inputs).cpu()
+
+    model.eval()
+    return states
