@@ -38,7 +38,7 @@ format: $(VENV)/.installed
 	$(BIN)/ruff format .
 
 bench: $(VENV)/.installed
-	$(BIN)/python benchmarks/training_speed.py
+	$(BIN)/python benchmarks/speed.py
 
 # The newest versions that pyproject.toml allows, found in a fresh environment.
 constraints:

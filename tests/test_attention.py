@@ -156,7 +156,7 @@ def test_attention_spelled_out_has_the_gradients_of_its_formula():
 @given(lengths=st.lists(st.integers(1, 40), min_size=1, max_size=6), seed=st.integers(0, 99))
 @settings(max_examples=20, deadline=None)
 def test_attention_in_bf16_is_that_of_each_sequence_alone(lengths, seed):
-    lengths = sorted(lengths, reverse=True)
+    lengths = [*([600] if seed % 4 == 0 else []), *lengths]  # too long to be spelled out
     torch.manual_seed(seed)
     query, key, value = (torch.randn(1, 2, sum(lengths), 8) for _ in range(3))
     module = torch.nn.Module()

@@ -21,7 +21,6 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from transformers.models.esm.modeling_esm import EsmIntermediate, EsmSelfAttention
 
 PACKED = "plft_packed"
-SPELLED_OUT = 512  # tokens of a sequence, at most
 PACKABLE = ("esm", "esmc", "bert", "electra", "mixtral", "gpt2")
 
 
@@ -72,26 +71,45 @@ def packed_attention(
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, is_causal, **others)
     query, key, value = (each.transpose(1, 2)[0] for each in (query, key, value))
     causal = bool(getattr(module, "is_causal", False) if is_causal is None else is_causal)
-    grouped = query.shape[1] != key.shape[1]
-    runs = packing.runs
-    if not (dropout or causal or grouped) and _is_better_spelled_out(query, runs):
-        scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-        return SpelledOut.apply(query if scale == 1 else query * scale, key, value, runs)[None], None
-    sizes = [length * count for length, count in runs]  # split, not sliced: its backward pass touches every token once
+    plain = not (dropout or causal or query.shape[1] != key.shape[1])
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    limit = _spelled_out_up_to(query) if plain else 0
+    parts = [list(runs) for _, runs in groupby(packing.runs, key=lambda run: run[0] <= limit)]
+    sizes = [sum(length * count for length, count in runs) for runs in parts]  # split, not sliced: its backward pass
+    states = zip(*(each.split(sizes) for each in (query, key, value)), strict=True)  # touches every token once
     outputs = []
-    for (length, count), *parts in zip(runs, *(each.split(sizes) for each in (query, key, value)), strict=True):
-        q, k, v = (each.unflatten(0, (count, length)).transpose(1, 2) for each in parts)
-        attended = F.scaled_dot_product_attention(
-            q, k, v, dropout_p=dropout, scale=scaling, is_causal=causal, enable_gqa=grouped
-        )
-        outputs.append(attended.transpose(1, 2).flatten(0, 1))
+    for runs, (q, k, v) in zip(parts, states, strict=True):
+        if runs[0][0] <= limit:
+            outputs.append(SpelledOut.apply(q if scale == 1 else q * scale, k, v, runs))
+        else:
+            outputs += _fused_attention(q, k, v, runs, dropout, scale, causal)
     return torch.cat(outputs)[None], None
 
 
-def _is_better_spelled_out(query: Tensor, runs: list[tuple[int, int]]) -> bool:
-    """Whether matrix products and a softmax beat torch's fused kernel: in bf16 on a CPU they take half its time, while
-    the scores of a sequence fit the cache."""
-    return query.device.type == "cpu" and query.dtype == torch.bfloat16 and runs[0][0] <= SPELLED_OUT
+def _spelled_out_up_to(query: Tensor) -> int:
+    """Tokens of the longest sequence for which matrix products and a softmax beat torch's fused kernel, 0 for none.
+
+    They take half its time in bf16 on a CPU, while the scores fit the cache; narrow heads make its work worth less.
+    """
+    if query.device.type != "cpu" or query.dtype != torch.bfloat16:
+        return 0
+    return 512 if query.shape[-1] < 32 else 1024
+
+
+def _fused_attention(
+    query: Tensor, key: Tensor, value: Tensor, runs: list[tuple[int, int]], dropout: float, scale: float, causal: bool
+) -> list[Tensor]:
+    """torch's scaled-dot-product attention, run by run: (tokens, heads, width) each."""
+    sizes = [length * count for length, count in runs]
+    outputs = []
+    for (length, count), *parts in zip(runs, *(each.split(sizes) for each in (query, key, value)), strict=True):
+        q, k, v = (each.unflatten(0, (count, length)).transpose(1, 2) for each in parts)
+        grouped = q.shape[1] != k.shape[1]
+        attended = F.scaled_dot_product_attention(
+            q, k, v, dropout_p=dropout, scale=scale, is_causal=causal, enable_gqa=grouped
+        )
+        outputs.append(attended.transpose(1, 2).flatten(0, 1))
+    return outputs
 
 
 class SpelledOut(torch.autograd.Function):
