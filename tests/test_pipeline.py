@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -184,3 +185,21 @@ def test_another_file_is_scored_although_the_data_of_the_run_are_gone(finished: 
     done = plft("evaluate", str(run), str(tmp_path / "copy" / "data.csv"), "--split", "train")
     assert done.code == 0, done.err
     assert "were trained on" not in done.err
+
+
+def test_prediction_in_bf16_is_near_that_in_fp32_and_has_to_be_asked_for(finished: Path, tmp_path: Path) -> None:
+    exact, default, fast = (library.load(finished, **how) for how in ({"precision": "fp32"}, {}, {"precision": "bf16"}))
+    sequences = ["ACDEFGHIKLMNPQRSTVWY" * n for n in (1, 2, 3)]
+    expected, same, near = (np.stack(each.probabilities(sequences)) for each in (exact, default, fast))
+    assert np.array_equal(same, expected)
+    assert not np.array_equal(near, expected)
+    assert np.allclose(near, expected, atol=0.02)
+    result = plft("predict", str(finished), str(finished.parent / "data.csv"), "-o", "p.csv", "--precision", "bf61")
+    assert result.code == 1
+    assert "bf16" in result.err
+
+
+def test_adapters_are_merged_for_prediction(finished: Path) -> None:
+    names = [name for name, _ in library.load(finished).model.named_parameters()]
+    assert names
+    assert not any("lora" in name for name in names)

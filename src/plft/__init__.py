@@ -28,6 +28,7 @@ Modules, each importing only from those above it:
     tuning        which weights train                                                TABLE
     dataset       records + family + task -> token ids and targets
     batching      examples -> batches within a token budget
+    memory        when it runs out: the same batch in smaller pieces
     corpus        sequence files -> tokens on disk, and the crops of an epoch
     ngrams        unigram and bigram perplexity of a corpus
     attention     attention over packed rows, for every family that can be packed
@@ -50,6 +51,7 @@ Modules, each importing only from those above it:
     mistakes      the predictions that went most wrong
     report        a run folder -> a page and a model card
     pipeline      the whole run, top to bottom: read this first
+    planning      what a run will take, tried on a few batches
     language_preparation  what is read, decided and checked before a language model trains
     language_card  its model card
     language_run  a language model from scratch or further, top to bottom

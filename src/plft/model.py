@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -20,6 +21,7 @@ from plft.dataset import SequenceDataset
 from plft.errors import PlftError
 from plft.features import Prefix, run_from, states_before
 from plft.labels import LabelSpace, TaskType
+from plft.memory import ran_out_of_memory
 from plft.tasks import TASKS, target_weights, weighted_loss
 from plft.tuning import freeze, freeze_unused
 
@@ -304,18 +306,29 @@ def run_batches(
     precision: str = "fp32",
     each_batch: Callable[[int], Any] | None = None,
 ) -> Iterator[tuple[list[int], dict[str, Any], SequenceClassifierOutput]]:
-    """Run a model over batches without gradients; yields (indices, inputs, outputs), telling each_batch(n) of each."""
+    """Run a model over batches without gradients; yields (indices, inputs, outputs), telling each_batch(n) of each.
+
+    A batch for which memory runs out is done in halves.
+    """
     collator = Collator(dataset)
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
     try:
-        for indices in batches:
+        todo = deque(batches)
+        while todo:
+            indices = todo.popleft()
             inputs = collator([dataset[index] for index in indices])
             inputs = {key: each.to(device) if isinstance(each, Tensor) else each for key, each in inputs.items()}
-            # not inference_mode: FSDP keeps what it gathers here, and could not train with it afterwards
-            with torch.no_grad(), autocast(device, precision):
-                outputs = model(**inputs)
+            try:
+                # not inference_mode: FSDP keeps what it gathers here, and could not train with it afterwards
+                with torch.no_grad(), autocast(device, precision):
+                    outputs = model(**inputs)
+            except RuntimeError as error:
+                if len(indices) == 1 or not ran_out_of_memory(error):
+                    raise
+                todo.extendleft((indices[len(indices) // 2 :], indices[: len(indices) // 2]))
+                continue
             yield indices, inputs, outputs
             if each_batch is not None:
                 each_batch(len(indices))

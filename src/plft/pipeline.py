@@ -12,7 +12,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib import metadata
 from itertools import chain, islice
@@ -332,19 +332,21 @@ def finish(folder: RunFolder, prepared: Prepared, head: nn.Module | None, enviro
 # --- using a trained model
 
 
-def on_device(predictor: Predictor) -> Predictor:
-    """Move a predictor to the best device there is."""
+def on_device(predictor: Predictor, precision: str = "fp32") -> Predictor:
+    """Move a predictor to the best device there is, to compute in this precision (see `training.choose_precision`)."""
     choose_device(predictor.model)
-    return predictor
+    return replace(predictor, precision=choose_precision(precision, predictor.family)[0])
 
 
-def load(path: str | Path, head: nn.Module | None = None, trust_remote_code: bool = False) -> Predictor:
+def load(
+    path: str | Path, head: nn.Module | None = None, trust_remote_code: bool = False, precision: str = "fp32"
+) -> Predictor:
     """Load a run folder, a model folder, an exported folder, or a checkpoint that brings its own head.
 
     head: needed when the run used a head of your own.  trust_remote_code: consent to run code that the base model
-    brings along.
+    brings along.  precision: fp32 gives the same everywhere; auto is bf16 where that is faster.
     """
-    return on_device(load_anything(path, head, trust_remote_code))
+    return on_device(load_anything(path, head, trust_remote_code), precision)
 
 
 def evaluation_of(predictor: Predictor, dataset: SequenceDataset, outputs: Sequence[np.ndarray]) -> Evaluation:
@@ -447,14 +449,15 @@ def predict(
     id_column: str | None = None,
     head: nn.Module | None = None,
     trust_remote_code: bool = False,
+    precision: str = "fp32",
     each_batch: Callable[[int], Any] | None = None,
 ) -> Answered:
     """Predict for every sequence of a file and write a table; returns what was answered.
 
-    sequence_column, id_column: by default those of the run.
+    sequence_column, id_column: by default those of the run.  precision: as for `load`.
     """
     check_files(data, out)
-    predictor = load(path, head, trust_remote_code)
+    predictor = load(path, head, trust_remote_code, precision)
     folder = RunFolder(Path(path))
     own = folder.read_config().data.columns if folder.config_file.exists() else Columns()
     columns = Columns(sequence_column or own.sequence, id=id_column or own.id, extra=predictor.extra_columns)
@@ -483,14 +486,15 @@ def embed(
     out: str | Path,
     *,
     trust_remote_code: bool = False,
+    precision: str = "fp32",
     each_batch: Callable[[int], Any] | None = None,
 ) -> Answered:
     """Write the mean hidden state over residues of every sequence; returns what was answered.
 
-    name: a run folder (its tuned backbone) or anything `--model` takes.
+    name: a run folder (its tuned backbone) or anything `--model` takes.  precision: as for `load`.
     """
     check_files(data, out)
-    predictor = embedder(name, trust_remote_code)
+    predictor = embedder(name, trust_remote_code, precision)
     records = in_alphabet(read_records(data, labelled=False), predictor)
 
     def row(record: Record, output: np.ndarray) -> list[dict[str, Any]]:
@@ -500,7 +504,7 @@ def embed(
     return write_predictions(predictor, records, out, each_batch, rows=row)
 
 
-def embedder(name: str, trust_remote_code: bool = False) -> Predictor:
+def embedder(name: str, trust_remote_code: bool = False, precision: str = "fp32") -> Predictor:
     """A predictor whose outputs are the mean hidden states over residues."""
     if (Path(name) / "run.yaml").exists() or (Path(name) / "plft.json").exists():
         trained = load(name, trust_remote_code=trust_remote_code)
@@ -514,7 +518,7 @@ def embedder(name: str, trust_remote_code: bool = False) -> Predictor:
     columns = tuple(f"e{index}" for index in range(width))
     labels = LabelSpace(TaskType.SEQ_REGRESSION, columns=columns, mean=(0.0,) * width, scale=(1.0,) * width)
     model = PLMTaskModel(TaskType.SEQ_REGRESSION, backbone, MeanState())
-    return on_device(Predictor(model.eval(), tokenizer, labels, tokenizer.family, limit))
+    return on_device(Predictor(model.eval(), tokenizer, labels, tokenizer.family, limit), precision)
 
 
 class MeanState(nn.Module):

@@ -299,6 +299,8 @@ def load_predictor(folder: Path, head: nn.Module | None = None, trust_remote_cod
     if missing:
         raise PlftError(f"{folder}: trained.safetensors lacks '{missing[0]}'. The folder is incomplete.")
     load_trained_state(model, state, f"{folder / 'trained.safetensors'}", partial=True)
+    if find_method(tuning.method).is_peft and not find_method(tuning.method).quantizes:
+        model.backbone = model.backbone.merge_and_unload()  # one product per layer instead of three
     return Predictor(
         model=model.eval(),
         tokenizer=checkpoint.residue_tokenizer,

@@ -38,6 +38,7 @@ from plft.dataset import SequenceDataset
 from plft.errors import PlftError, look_up
 from plft.families import Family
 from plft.labels import LabelSpace, TaskType
+from plft.memory import Pieces
 from plft.metrics import METRICS, point
 from plft.model import (
     is_wrapped_by_peft,
@@ -103,6 +104,7 @@ class SequenceTaskTrainer(Trainer):
         self.token_budget = token_budget or int(args.per_device_train_batch_size * mean)
         self.test_dataset = test_dataset
         self.labels = train_dataset.labels
+        self.pieces = Pieces()
         super().__init__(
             model=model,
             args=args,
@@ -153,6 +155,18 @@ class SequenceTaskTrainer(Trainer):
         total = sum(self.weight_of(batch) for batch in batch_samples)
         return self.accelerator.reduce(torch.tensor(total, device=device), reduction="sum")
 
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
+        """As the Trainer's; where memory runs out, the step begins anew in smaller pieces, which add up to the same."""
+        step = super().training_step
+
+        def loss_of(batch: dict[str, Any]) -> Tensor:
+            return step(model, batch, num_items_in_batch)  # type: ignore[arg-type]
+
+        may_repeat = self.args.world_size == 1  # others would wait for this process's gradients
+        return self.pieces.run(self.state.global_step, inputs, loss_of, model.zero_grad if may_repeat else None)
+
     def weight_of(self, batch: dict[str, Any]) -> float:
         """Sum of the weights of a batch's known targets, class weights included."""
         model = unwrap_peft_model(self.accelerator.unwrap_model(self.model))
@@ -198,7 +212,7 @@ class SequenceTaskTrainer(Trainer):
         loss = weight = 0.0
         results = run_batches(self.evaluation_model(), dataset, mine, self.precision)
         for turn, (indices, inputs, result) in enumerate(results):
-            if turn >= n_counted:
+            if turn >= n_counted and self.args.world_size > 1:
                 continue
             keep_outputs(outputs, indices, result.logits, dataset, labels)
             if "labels" in inputs:
@@ -358,10 +372,11 @@ def choose_precision(wanted: str, family: Family) -> tuple[str, str]:
 
     bf16 where the hardware computes in it; T5 overflows in fp16, so fp16 is refused for it.
     """
+    look_up("precision", wanted, dict.fromkeys(("auto", "fp32", "bf16", "fp16")))
     if wanted == "fp16" and not family.fp16:
-        raise PlftError(f"training.precision fp16: {family.title} overflows to NaN in fp16. Use bf16 or fp32.")
+        raise PlftError(f"precision fp16: {family.title} overflows to NaN in fp16. Use bf16 or fp32.")
     if wanted == "fp16" and not torch.cuda.is_available():
-        raise PlftError("training.precision fp16 needs a CUDA device. Use auto, fp32 or bf16.")
+        raise PlftError("precision fp16 needs a CUDA device. Use auto, fp32 or bf16.")
     if wanted != "auto":
         return wanted, "as asked"
     if torch.cuda.is_available():

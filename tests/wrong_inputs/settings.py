@@ -145,12 +145,12 @@ CONFIGS = (
     Case(
         "fp16 without a GPU",
         f"train good.csv --set training.precision=fp16 {TRAIN}",
-        "training.precision fp16 needs a CUDA device. Use auto, fp32 or bf16.",
+        "precision fp16 needs a CUDA device. Use auto, fp32 or bf16.",
     ),
     Case(
         "fp16 for T5",
         "train good.csv --set training.precision=fp16 --model scratch:tiny-prott5 --max-steps 1 --out out",
-        "training.precision fp16: ProtT5 (encoder) overflows to NaN in fp16. Use bf16 or fp32.",
+        "precision fp16: ProtT5 (encoder) overflows to NaN in fp16. Use bf16 or fp32.",
     ),
     Case(
         "more residues than the model takes",

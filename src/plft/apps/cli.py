@@ -54,6 +54,10 @@ TaskOption = Annotated[
 TrustOption = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run code that the model brings along (needs a pinned revision).")
 ]
+PrecisionOption = Annotated[
+    str,
+    typer.Option("--precision", help="fp32 gives the same everywhere; bf16 is faster, auto takes it where it is."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 
@@ -184,6 +188,9 @@ def train(
         bool, typer.Option("--resume", help="Go on from the last checkpoint of an interrupted run.")
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run that is there.")] = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Only say what the run would take: size, steps, time and memory.")
+    ] = False,
     json: JsonOption = False,
 ) -> None:
     """Train a model on labelled sequences and leave a run folder with report, metrics and model."""
@@ -212,6 +219,12 @@ def train(
     values = set_values(values, set or [])
     if not (values.get("data") or {}).get("file"):
         raise PlftError("Nothing to train on: name a file, plft train DATA --out RUN, or data.file in --config.")
+    if plan:
+        from plft.apps.plan import show_plan
+
+        quiet_libraries()
+        show_plan(make_config(values), json)
+        return
     run_and_show(make_config(values), out, resume=resume, overwrite=overwrite, json=json)
     if not json:
         closing_lines(out)
@@ -317,6 +330,7 @@ def predict(
     sequence_column: SequenceOption = None,
     id_column: Annotated[str | None, typer.Option("--id-column", help="Column of the identifiers.")] = None,
     trust_remote_code: TrustOption = False,
+    precision: PrecisionOption = "fp32",
 ) -> None:
     """Predict for every sequence of a file: streamed, in the file's order, written only when complete."""
     from plft import console
@@ -332,6 +346,7 @@ def predict(
             sequence_column=sequence_column,
             id_column=id_column,
             trust_remote_code=trust_remote_code,
+            precision=precision,
             each_batch=lambda n: bar.advance(task, n),
         )
     for sentence in answered.sentences:
@@ -347,6 +362,7 @@ def embed(
         Path, typer.Option("-o", "--out", help="Table to write: csv, tsv, jsonl or parquet.", show_default=False)
     ],
     trust_remote_code: TrustOption = False,
+    precision: PrecisionOption = "fp32",
 ) -> None:
     """Write each sequence's mean hidden state over its residues."""
     from plft import console
@@ -356,7 +372,12 @@ def embed(
     with console.progress_bar() as bar:
         task = bar.add_task("sequences", total=None)
         answered = embed_file(
-            model, data, out, trust_remote_code=trust_remote_code, each_batch=lambda n: bar.advance(task, n)
+            model,
+            data,
+            out,
+            trust_remote_code=trust_remote_code,
+            precision=precision,
+            each_batch=lambda n: bar.advance(task, n),
         )
     for sentence in answered.sentences:
         console.say(sentence)

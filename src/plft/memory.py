@@ -1,0 +1,88 @@
+"""When memory runs out: the same batch again, in smaller pieces, and nothing skipped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from plft.errors import PlftError
+
+
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that there was no room for a tensor, on a GPU or off it."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def in_pieces(batch: dict[str, Any], count: int) -> Iterator[dict[str, Any]]:
+    """A batch of `batching.collate` as at most `count` batches of neighbouring sequences, padding cut to each.
+
+    Values that belong to the whole batch (no entry per sequence) go with every piece.
+    """
+    size = len(batch["input_ids"])
+    for rows in torch.arange(size).tensor_split(min(count, size)):
+        first, last = int(rows[0]), int(rows[-1]) + 1
+        piece = {name: each[first:last] if _is_per_sequence(each, size) else each for name, each in batch.items()}
+        yield _trimmed(piece, int(piece["attention_mask"].sum(1).max())) if "attention_mask" in piece else piece
+
+
+def _is_per_sequence(value: Any, size: int) -> bool:
+    return (
+        isinstance(value, Tensor | list) and (not isinstance(value, Tensor) or value.dim() > 0) and len(value) == size
+    )
+
+
+def _trimmed(piece: dict[str, Any], tokens: int) -> dict[str, Any]:
+    """Cut the padding that only longer sequences of other pieces needed."""
+    width = piece["input_ids"].shape[1]
+    names = ("input_ids", "attention_mask", "residue_mask", "features")
+    cut = {name: piece[name][:, :tokens] for name in names if name in piece and piece[name].shape[1] == width}
+    return piece | cut
+
+
+class Pieces:
+    """Runs the batches of each optimiser step, in as many pieces as memory allows. count: doubles when it runs out."""
+
+    def __init__(self) -> None:
+        self.count = 1
+        self.step = -1
+        self.batches: list[dict[str, Any]] = []
+
+    def run(
+        self,
+        step: int,
+        batch: dict[str, Any],
+        loss_of: Callable[[dict[str, Any]], Tensor],
+        undo: Callable[[], None] | None,
+    ) -> Tensor:
+        """The loss of a batch, its gradients added up. Losses must be shares of the whole step.
+
+        step: the number of the optimiser step.  loss_of: forward and backward.  undo: forgets the gradients of this
+        step, whose batches are then all run again; None where that is not possible.
+        """
+        if step != self.step:
+            self.step, self.batches = step, []
+        self.batches.append(batch)
+        todo = [batch]
+        while True:
+            try:
+                return [self._in_pieces(each, loss_of) for each in todo][-1]
+            except RuntimeError as error:
+                if not ran_out_of_memory(error) or undo is None:
+                    raise
+                if self.count >= max(len(each["input_ids"]) for each in self.batches):
+                    raise PlftError(
+                        "Memory does not hold the training of a single sequence. Set a smaller data.max_residues, "
+                        "training.gradient_checkpointing=true, or take a smaller model."
+                    ) from error
+            self.count *= 2
+            undo()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            todo = self.batches
+
+    def _in_pieces(self, batch: dict[str, Any], loss_of: Callable[[dict[str, Any]], Tensor]) -> Tensor:
+        pieces = [batch] if self.count == 1 else in_pieces(batch, self.count)
+        return torch.stack([loss_of(each) for each in pieces]).sum()

@@ -1,0 +1,141 @@
+"""What a run will take, measured on a few of its batches; nothing is written."""
+
+from __future__ import annotations
+
+import math
+import resource
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import TrainerCallback, set_seed
+
+from plft.config import RunConfig
+from plft.dataset import SequenceDataset
+from plft.keeping import kept_features
+from plft.pipeline import build, make_trainer
+from plft.preparation import Prepared, Say, prepare, quiet
+from plft.runfolder import RunFolder
+from plft.training import SequenceTaskTrainer, choose_precision, training_arguments
+from plft.tuning import count_parameters
+
+TRIAL_STEPS = 8  # of training that are tried, the largest batch among them
+
+
+class _Clock(TrainerCallback):
+    """Notes when each step ended."""
+
+    def __init__(self) -> None:
+        self.ends: list[float] = []
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Note the time."""
+        self.ends.append(time.perf_counter())
+
+
+def plan(config: RunConfig, head: nn.Module | None = None, say: Say = quiet) -> dict[str, Any]:
+    """Parameters, steps, and estimates of time and peak memory of a run, from a trial of some seconds.
+
+    Returns trainable, parameters, precision, device, batches (per epoch), steps, seconds (of the whole run if it is not
+    stopped early), memory (peak, bytes: of the GPU where there is one, else of the process).
+    """
+    started = time.monotonic()
+    set_seed(config.training.seed)
+    prepared = prepare(config, say, custom_head=head is not None)
+    config = prepared.config
+    precision, _ = choose_precision(config.training.precision, prepared.checkpoint.family)
+    model: Any = build(prepared, head)
+    trainable, total = count_parameters(model)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = make_trainer(prepared, model, RunFolder(Path(folder)), precision, ())
+        batches = len(trainer.get_train_dataloader())
+        epochs = config.training.epochs
+        steps = math.ceil(epochs * batches / config.training.accumulation)
+        if config.training.max_steps is not None and config.training.max_steps < steps:
+            epochs *= config.training.max_steps / steps
+            steps = config.training.max_steps
+        setting_up = time.monotonic() - started
+        costs = trial(prepared, model, trainer, Path(folder), precision)
+    tokens = {name: int(each.lengths.sum()) for name, each in prepared.datasets.items()}
+    judged = tokens["valid"] if prepared.valid is not None else 0
+    seconds = setting_up + costs["once"] * (tokens["train"] + judged)
+    seconds += epochs * (tokens["train"] * costs["train"] + judged * costs["evaluate"])
+    seconds += sum(count * costs["predict"] for name, count in tokens.items() if name != "train")
+    return {
+        "trainable": trainable,
+        "parameters": total,
+        "precision": precision,
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "batches": batches,
+        "steps": steps,
+        "seconds": seconds,
+        "memory": peak_memory(),
+    }
+
+
+def trial(
+    prepared: Prepared, model: Any, trainer: SequenceTaskTrainer, folder: Path, precision: str
+) -> dict[str, float]:
+    """Seconds per token of: work done once, training, evaluation, and the prediction at the end.
+
+    The largest batch and others spread over an epoch are trained on, twice.
+    """
+    settings = prepared.config.training
+    sampler: Any = trainer.get_train_dataloader().batch_sampler
+    epoch = sorted(sampler.plan(0), key=lambda batch: -sum(trainer.train_dataset.lengths[batch]))
+    chosen = [epoch[at] for at in np.linspace(0, len(epoch) - 1, min(TRIAL_STEPS, len(epoch))).round().astype(int)]
+    few = subset(trainer.train_dataset, [index for batch in chosen for index in batch])
+    tried = settings.model_copy(update={"epochs": max(2, math.ceil(4 / len(chosen))), "keep_features": False})
+    arguments = training_arguments(
+        tried, folder, precision=precision, learning_rate=0.0, metric=str(settings.metric), can_evaluate=False
+    )
+    arguments.save_strategy = "no"
+    clock = _Clock()
+    trial_trainer = SequenceTaskTrainer(
+        model, arguments, train_dataset=few, token_budget=trainer.token_budget, callbacks=[clock]
+    )
+    begun = time.perf_counter()
+    with kept_features(trial_trainer, tried, quiet):
+        once = time.perf_counter() - begun if few.features is not None else 0.0
+        trial_trainer.train()
+        training = (clock.ends[-1] - clock.ends[0]) / (len(clock.ends) - 1) * len(clock.ends)
+        evaluating = seconds_of(trial_trainer, few)
+    predicting = seconds_of(trial_trainer, few)
+    tokens = int(few.lengths.sum())
+    seen = tokens * tried.epochs
+    return {
+        "once": once / tokens,
+        "train": training / seen,
+        "evaluate": evaluating / tokens,
+        "predict": predicting / tokens,
+    }
+
+
+def seconds_of(trainer: SequenceTaskTrainer, dataset: SequenceDataset) -> float:
+    """Seconds that an evaluation takes."""
+    begun = time.perf_counter()
+    trainer.evaluate(dataset)
+    return time.perf_counter() - begun
+
+
+def subset(dataset: SequenceDataset, indices: list[int]) -> SequenceDataset:
+    """Some examples of a dataset, as a dataset."""
+    return SequenceDataset(
+        [dataset.examples[index] for index in indices],
+        labels=dataset.labels,
+        pad_token_id=dataset.pad_token_id,
+        is_residue_task=dataset.is_residue_task,
+    )
+
+
+def peak_memory() -> int:
+    """Most memory used so far, in bytes: of the GPU where there is one, else of this process."""
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
