@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import re
 import shlex
 from collections.abc import Iterator
@@ -23,8 +22,8 @@ from plft.heads import HEADS, POOLINGS
 from plft.metrics import METRICS
 from plft.scratch import ARCHITECTURES
 from plft.tuning import METHODS
+from scripts import ROOT, load_script
 
-ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 
@@ -145,17 +144,8 @@ def test_links_between_files_lead_somewhere(name):
 # --- completeness
 
 
-def load_script(name: str) -> Any:
-    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_the_configuration_reference_is_current():
-    fresh = load_script("make_configuration").reference()
+    fresh = load_script("docs/make_configuration.py").reference()
     assert text_of("docs/configuration.md") == fresh, "run: python docs/make_configuration.py"
 
 

@@ -19,7 +19,8 @@ from plft import prediction
 from plft.errors import PlftError
 from plft.labels import LabelSpace, TaskType
 from plft.model import PLMTaskModel
-from plft.prediction import Predictor, chunks, joined_classes, write_predictions
+from plft.pipeline import embed
+from plft.prediction import Predictor, answers, chunks, joined_classes, write_predictions
 from plft.records import Record
 
 
@@ -35,6 +36,11 @@ class CountsLetters(nn.Module):
         mask = attention_mask.float()
         share = ((hidden_states[..., 0] == self.a) * mask).sum(1) / mask.sum(1)
         return torch.stack([share, 1 - share, share - 1][: self.n_outputs], dim=-1)
+
+
+def written(predictor, records, path, each_batch=None):
+    """Predictions written to a file."""
+    return write_predictions(answers(predictor, records, each_batch), path, predictor.rows)
 
 
 def predictor_for(task: str, *, n_outputs: int = 2, **options: object) -> Predictor:
@@ -88,7 +94,7 @@ def test_only_a_chunk_is_held_at_a_time(monkeypatch: pytest.MonkeyPatch, tmp_pat
         nonlocal answered
         answered += n
 
-    done = write_predictions(predictor_for("seq_classification"), records(), tmp_path / "out.csv", count)
+    done = written(predictor_for("seq_classification"), records(), tmp_path / "out.csv", count)
     assert (taken, answered, done.sequences) == (200, 200, 200)
 
 
@@ -101,9 +107,9 @@ def test_chunks_hold_about_so_many_residues() -> None:
 
 def test_long_sequences_are_answered_and_counted(tmp_path: Path) -> None:
     records = [Record("long", "A" * 90 + "K" * 90), Record("short", "AK")]
-    whole = write_predictions(predictor_for("seq_regression", n_outputs=1), records, tmp_path / "a.csv")
+    whole = written(predictor_for("seq_regression", n_outputs=1), records, tmp_path / "a.csv")
     assert (whole.truncated, whole.windowed) == (1, 0)
-    residues = write_predictions(predictor_for("token_regression"), records, tmp_path / "b.csv")
+    residues = written(predictor_for("token_regression"), records, tmp_path / "b.csv")
     assert (residues.truncated, residues.windowed) == (0, 1)
     rows = read(tmp_path / "b.csv")
     assert [int(row["position"]) for row in rows] == [*range(1, 181), 1, 2]
@@ -182,7 +188,7 @@ def test_all_formats_hold_the_same(task: str, tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(prediction, "CHUNK_RESIDUES", 100)
     tables = {}
     for suffix in (".csv", ".tsv", ".jsonl", ".parquet"):
-        write_predictions(predictor_for(task), some_records(), tmp_path / f"out{suffix}")
+        written(predictor_for(task), some_records(), tmp_path / f"out{suffix}")
         tables[suffix] = [{key: str(value) for key, value in row.items()} for row in read(tmp_path / f"out{suffix}")]
     assert tables[".csv"] == tables[".tsv"] == tables[".jsonl"] == tables[".parquet"]
     first = tables[".csv"][0]
@@ -204,7 +210,7 @@ def test_a_table_appears_only_when_it_is_complete(tmp_path: Path) -> None:
         raise PlftError("proteins.fasta, row 2: broken.")
 
     with pytest.raises(PlftError, match="broken"):
-        write_predictions(predictor_for("seq_classification"), interrupted(), target)
+        written(predictor_for("seq_classification"), interrupted(), target)
     assert target.read_text() == "what was there before\n"
     assert [each.name for each in tmp_path.iterdir()] == ["out.csv"], "nothing is left behind"
 
@@ -215,11 +221,30 @@ def test_an_unknown_format_is_named_before_anything_is_computed(tmp_path: Path) 
         yield
 
     with pytest.raises(PlftError, match=r"Unknown table format '.xlsx'. Known: .csv, .tsv, .jsonl, .parquet"):
-        write_predictions(predictor_for("seq_classification"), never(), tmp_path / "out.xlsx")
+        written(predictor_for("seq_classification"), never(), tmp_path / "out.xlsx")
 
 
 def test_no_records_give_an_empty_table_that_can_be_read(tmp_path: Path) -> None:
     for suffix in (".csv", ".jsonl", ".parquet"):
-        done = write_predictions(predictor_for("seq_classification"), [], tmp_path / f"out{suffix}")
+        done = written(predictor_for("seq_classification"), [], tmp_path / f"out{suffix}")
         assert done.sequences == 0
         assert read(tmp_path / f"out{suffix}") == []
+
+
+def test_several_workers_write_the_file_that_one_writes(tmp_path):
+    checkpoint = tiny.checkpoint("esm2")
+    tiny.save(checkpoint, tmp_path / "model")
+    rows = [Record(str(n), "ACDEFGHIKLMNPQRSTVWY" * (1 + n % 3), None, None, None, None, {}, "f", n) for n in range(40)]
+    (tmp_path / "s.fasta").write_text("".join(f">{each.id}\n{each.sequence}\n" for each in rows))
+    told: list[int] = []
+    with_one = embed(str(tmp_path / "model"), tmp_path / "s.fasta", tmp_path / "one.csv")
+    with_two = embed(
+        str(tmp_path / "model"), tmp_path / "s.fasta", tmp_path / "two.csv", workers=2, each_batch=told.append
+    )
+    assert with_one == with_two
+    assert sum(told) == 40
+    one, two = ((tmp_path / name).read_text().splitlines() for name in ("one.csv", "two.csv"))
+    assert len(one) == len(two) == 41
+    for line, same in zip(one[1:], two[1:], strict=True):
+        assert line.split(",")[0] == same.split(",")[0]
+        assert np.allclose([*map(float, line.split(",")[1:])], [*map(float, same.split(",")[1:])], atol=1e-5)

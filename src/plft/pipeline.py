@@ -13,7 +13,7 @@ import platform
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from importlib import metadata
 from itertools import chain, islice
 from pathlib import Path
@@ -35,7 +35,7 @@ from plft.labels import LabelSpace, TaskType
 from plft.metrics import Evaluation
 from plft.metrics import evaluate as score
 from plft.model import PLMTaskModel
-from plft.prediction import Answered, Predictor, choose_device, write_predictions
+from plft.prediction import Answered, Predictor, answers, choose_device, write_predictions
 from plft.preparation import (
     Prepared,
     Say,
@@ -450,11 +450,13 @@ def predict(
     head: nn.Module | None = None,
     trust_remote_code: bool = False,
     precision: str = "fp32",
+    workers: int = 1,
     each_batch: Callable[[int], Any] | None = None,
 ) -> Answered:
     """Predict for every sequence of a file and write a table; returns what was answered.
 
-    sequence_column, id_column: by default those of the run.  precision: as for `load`.
+    sequence_column, id_column: by default those of the run.  precision: as for `load`.  workers: processes that share
+    the work.
     """
     check_files(data, out)
     predictor = load(path, head, trust_remote_code, precision)
@@ -462,7 +464,8 @@ def predict(
     own = folder.read_config().data.columns if folder.config_file.exists() else Columns()
     columns = Columns(sequence_column or own.sequence, id=id_column or own.id, extra=predictor.extra_columns)
     records = in_alphabet(read_records(data, columns, labelled=False), predictor)
-    return write_predictions(predictor, records, out, each_batch)
+    again = partial(load, path, head, trust_remote_code, precision)
+    return write_predictions(answers(predictor, records, each_batch, workers, again), out, predictor.rows)
 
 
 def check_files(data: str | Path, out: str | Path) -> None:
@@ -487,11 +490,13 @@ def embed(
     *,
     trust_remote_code: bool = False,
     precision: str = "fp32",
+    workers: int = 1,
     each_batch: Callable[[int], Any] | None = None,
 ) -> Answered:
     """Write the mean hidden state over residues of every sequence; returns what was answered.
 
-    name: a run folder (its tuned backbone) or anything `--model` takes.  precision: as for `load`.
+    name: a run folder (its tuned backbone) or anything `--model` takes.  precision, workers: as for
+    `predict`.
     """
     check_files(data, out)
     predictor = embedder(name, trust_remote_code, precision)
@@ -501,7 +506,8 @@ def embed(
         values = zip(predictor.labels.columns, output, strict=True)
         return [{"id": record.id} | {column: float(f"{value:.7g}") for column, value in values}]
 
-    return write_predictions(predictor, records, out, each_batch, rows=row)
+    again = partial(embedder, name, trust_remote_code, precision)
+    return write_predictions(answers(predictor, records, each_batch, workers, again), out, row)
 
 
 def embedder(name: str, trust_remote_code: bool = False, precision: str = "fp32") -> Predictor:

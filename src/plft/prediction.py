@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -191,6 +194,16 @@ class Answered:
     max_residues: int = 0
     unknown_letters: int = 0
 
+    def plus(self, more: Answered) -> Answered:
+        """Both together."""
+        return Answered(
+            self.sequences + more.sequences,
+            self.truncated + more.truncated,
+            self.windowed + more.windowed,
+            more.max_residues,
+            self.unknown_letters + more.unknown_letters,
+        )
+
     @property
     def sentences(self) -> list[str]:
         """What the user should know, as sentences."""
@@ -202,32 +215,85 @@ class Answered:
         return found + ([f"{self.windowed:,} {longer} were answered in overlapping windows"] if self.windowed else [])
 
 
-def write_predictions(
+Answers = tuple[list[Record], list[np.ndarray], Answered]
+
+
+def answer(predictor: Predictor, chunk: list[Record], each_batch: Callable[[int], Any] | None = None) -> Answers:
+    """A chunk of records with the outputs for each, and what happened to them."""
+    dataset = predictor.dataset(chunk, labelled=False)
+    outputs = predictor.outputs(dataset, each_batch)
+    letters = predictor.count_unknown(chunk)
+    return chunk, outputs, Answered(len(chunk), dataset.truncated, dataset.windowed, predictor.max_residues, letters)
+
+
+def answers(
     predictor: Predictor,
     records: Iterable[Record],
-    path: str | Path,
     each_batch: Callable[[int], Any] | None = None,
-    rows: Callable[[Record, np.ndarray], Iterable[Row]] | None = None,
-) -> Answered:
-    """Stream records through the model into a table.
+    workers: int = 1,
+    again: Callable[[], Predictor] | None = None,
+) -> Iterator[Answers]:
+    """Answer chunk by chunk, in the order of the records; only a few chunks are held at a time.
 
-    rows: (record, output) -> rows of the table; by default the predictor's own.
+    workers: processes that share the work; each calls `again` (picklable) for a predictor of its own.
     """
-    to_rows = predictor.rows if rows is None else rows
-    answered = Answered(max_residues=predictor.max_residues)
+    if workers > 1 and again is not None:
+        return _answers_by_workers(again, records, workers, each_batch)
+    return (answer(predictor, chunk, each_batch) for chunk in chunks(records, CHUNK_RESIDUES))
+
+
+def _answers_by_workers(
+    load: Callable[[], Predictor], records: Iterable[Record], workers: int, each_batch: Callable[[int], Any] | None
+) -> Iterator[Answers]:
+    threads = max(1, torch.get_num_threads() // workers)
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=spawn, initializer=_begin_work, initargs=(load, threads)) as pool:
+        waiting: deque[Future[Answers]] = deque()
+        try:
+            for chunk in chunks(records, CHUNK_RESIDUES // workers):
+                waiting.append(pool.submit(_work, chunk))
+                if len(waiting) > 2 * workers:
+                    yield _told(waiting.popleft().result(), each_batch)
+            while waiting:
+                yield _told(waiting.popleft().result(), each_batch)
+        finally:
+            for each in waiting:
+                each.cancel()
+
+
+_predictor: Predictor | None = None  # of a worker process
+
+
+def _begin_work(load: Callable[[], Predictor], threads: int) -> None:
+    global _predictor
+    torch.set_num_threads(threads)
+    _predictor = load()
+
+
+def _work(chunk: list[Record]) -> Answers:
+    assert _predictor is not None
+    return answer(_predictor, chunk)
+
+
+def _told(answers: Answers, each_batch: Callable[[int], Any] | None) -> Answers:
+    if each_batch is not None:
+        each_batch(len(answers[0]))
+    return answers
+
+
+def write_predictions(
+    answers: Iterable[Answers], path: str | Path, rows: Callable[[Record, np.ndarray], Iterable[Row]]
+) -> Answered:
+    """Stream answers into a table, beside the target first; returns what was answered.
+
+    rows: (record, output) -> rows of the table, for example `Predictor.rows`.
+    """
+    total = Answered()
     with TableWriter(path) as write:
-        for chunk in chunks(records, CHUNK_RESIDUES):
-            dataset = predictor.dataset(chunk, labelled=False)
-            pairs = zip(chunk, predictor.outputs(dataset, each_batch), strict=True)
-            write(row for record, output in pairs for row in to_rows(record, output))
-            answered = replace(
-                answered,
-                sequences=answered.sequences + len(chunk),
-                truncated=answered.truncated + dataset.truncated,
-                windowed=answered.windowed + dataset.windowed,
-                unknown_letters=answered.unknown_letters + predictor.count_unknown(chunk),
-            )
-    return answered
+        for chunk, outputs, counts in answers:
+            write(row for record, output in zip(chunk, outputs, strict=True) for row in rows(record, output))
+            total = total.plus(counts)
+    return total
 
 
 def choose_device(model: Any) -> torch.device:

@@ -54,10 +54,8 @@ TaskOption = Annotated[
 TrustOption = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run code that the model brings along (needs a pinned revision).")
 ]
-PrecisionOption = Annotated[
-    str,
-    typer.Option("--precision", help="fp32 gives the same everywhere; bf16 is faster, auto takes it where it is."),
-]
+PrecisionOption = Annotated[str, typer.Option("--precision", help="fp32 (the same everywhere), bf16 (faster) or auto.")]
+WorkersOption = Annotated[int, typer.Option("--workers", min=1, help="Processes that share the work.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 
@@ -331,6 +329,7 @@ def predict(
     id_column: Annotated[str | None, typer.Option("--id-column", help="Column of the identifiers.")] = None,
     trust_remote_code: TrustOption = False,
     precision: PrecisionOption = "fp32",
+    workers: WorkersOption = 1,
 ) -> None:
     """Predict for every sequence of a file: streamed, in the file's order, written only when complete."""
     from plft import console
@@ -347,6 +346,7 @@ def predict(
             id_column=id_column,
             trust_remote_code=trust_remote_code,
             precision=precision,
+            workers=workers,
             each_batch=lambda n: bar.advance(task, n),
         )
     for sentence in answered.sentences:
@@ -363,6 +363,7 @@ def embed(
     ],
     trust_remote_code: TrustOption = False,
     precision: PrecisionOption = "fp32",
+    workers: WorkersOption = 1,
 ) -> None:
     """Write each sequence's mean hidden state over its residues."""
     from plft import console
@@ -377,6 +378,7 @@ def embed(
             out,
             trust_remote_code=trust_remote_code,
             precision=precision,
+            workers=workers,
             each_batch=lambda n: bar.advance(task, n),
         )
     for sentence in answered.sentences:

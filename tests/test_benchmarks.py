@@ -1,0 +1,28 @@
+"""The benchmark suite runs: every job with every contender, on a tiny model; no time is asserted."""
+
+from __future__ import annotations
+
+import pytest
+
+from scripts import load_script
+
+SPEED = load_script("benchmarks/speed.py")
+JOBS = ("full", "lora", "head", "last", "predict", "embed")
+
+
+def test_every_job_is_tried_here():
+    assert tuple(SPEED.CASES) == JOBS
+
+
+@pytest.mark.parametrize("job", JOBS)
+@pytest.mark.parametrize("lengths", ["natural", "dna"])
+def test_each_contender_does_the_job(tmp_path, monkeypatch, job, lengths):
+    monkeypatch.setenv("PLFT_CACHE", str(tmp_path))
+    monkeypatch.setattr(SPEED, "BATCH", 2)
+    for contender in ("plft", *SPEED.CASES[job].contenders):
+        if lengths == "dna" and contender == "products":
+            continue  # Mixtral's experts are not counted
+        model = "scratch:tiny-esm2" if lengths == "natural" else "scratch:tiny-dnabert"
+        found = SPEED.measure(job, lengths, contender, 6, model)
+        assert found["speed"] > 0
+        assert found["mb"] > 0
