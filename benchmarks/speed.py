@@ -296,6 +296,21 @@ def rows(case: str, lengths: str, options: argparse.Namespace) -> list[str]:
     return lines
 
 
+def growth(options: argparse.Namespace) -> list[str]:
+    """Lines of a table: how the time of full fine-tuning grows with the data, start-up excluded."""
+    found: dict[int, list[float]] = {1: [], 2: [], 4: [], 8: []}
+    for _ in range(options.repeats):
+        for times, taken in found.items():
+            size = argparse.Namespace(sequences=times * options.sequences, model=options.model)
+            taken.append(in_a_process("full", "natural", "plft", size)["seconds"])
+    first = found[1]
+    ratios = {times: [a / b for a, b in zip(taken, first, strict=True)] for times, taken in found.items()}
+    return [
+        f"| {times}x | {statistics.median(each):.2f} ({min(each):.2f}-{max(each):.2f}) |"
+        for times, each in ratios.items()
+    ]
+
+
 def main() -> None:
     """Print the table, row by row."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -304,6 +319,7 @@ def main() -> None:
     parser.add_argument("--model", help="another model than that of the lengths")
     parser.add_argument("--sequences", type=int, default=96)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--growth", action="store_true", help="instead: time against the amount of data")
     parser.add_argument("--quick", action="store_true", help="a small model, few sequences, once: does it run at all?")
     parser.add_argument("--one", nargs=3, metavar=("CASE", "LENGTHS", "CONTENDER"), help="in this process, as JSON")
     options = parser.parse_args()
@@ -313,6 +329,9 @@ def main() -> None:
         print(json.dumps(measure(*options.one, options.sequences, options.model)))
         return
     print(f"{torch.get_num_threads()} threads, {options.sequences} sequences, median of {options.repeats}\n")
+    if options.growth:
+        print("\n".join(["| data | time of full fine-tuning |", "|---:|---:|", *growth(options)]))
+        return
     print("| job | lengths | | valid residues/s | plft is faster by | peak memory, MB |\n|---|---|---|---:|---:|---:|")
     for lengths in options.lengths:
         for case in options.cases:

@@ -19,6 +19,7 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from transformers.models.esm.modeling_esm import EsmIntermediate, EsmSelfAttention
+from transformers.models.t5.modeling_t5 import T5Attention, T5EncoderModel
 
 PACKED = "plft_packed"
 PACKABLE = ("esm", "esmc", "bert", "electra", "mixtral", "gpt2")
@@ -60,18 +61,22 @@ def packed_attention(
     scaling: float | None = None,
     is_causal: bool | None = None,
     packing: Packing | None = None,
+    position_bias: Tensor | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
     """Attend within each sequence of a row.
 
     query: (1, heads, tokens, width); key, value: (1, key heads, tokens, width).  Returns (1, tokens, heads, width).
+    position_bias: (1, heads, longest, longest), added to the scores of each sequence from its start.
     packing: how the row is laid out; without it this is an ordinary batch, attended to as transformers does by default.
     """
     if packing is None:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, is_causal, **others)
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout, scaling, is_causal, position_bias, **others
+        )
     query, key, value = (each.transpose(1, 2)[0] for each in (query, key, value))
     causal = bool(getattr(module, "is_causal", False) if is_causal is None else is_causal)
-    plain = not (dropout or causal or query.shape[1] != key.shape[1])
+    plain = not (dropout or causal or position_bias is not None or query.shape[1] != key.shape[1])
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     limit = _spelled_out_up_to(query) if plain else 0
     parts = [list(runs) for _, runs in groupby(packing.runs, key=lambda run: run[0] <= limit)]
@@ -82,7 +87,7 @@ def packed_attention(
         if runs[0][0] <= limit:
             outputs.append(SpelledOut.apply(q if scale == 1 else q * scale, k, v, runs))
         else:
-            outputs += _fused_attention(q, k, v, runs, dropout, scale, causal)
+            outputs += _fused_attention(q, k, v, runs, dropout, scale, causal, position_bias)
     return torch.cat(outputs)[None], None
 
 
@@ -97,16 +102,24 @@ def _spelled_out_up_to(query: Tensor) -> int:
 
 
 def _fused_attention(
-    query: Tensor, key: Tensor, value: Tensor, runs: list[tuple[int, int]], dropout: float, scale: float, causal: bool
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    runs: list[tuple[int, int]],
+    dropout: float,
+    scale: float,
+    causal: bool,
+    bias: Tensor | None,
 ) -> list[Tensor]:
     """torch's scaled-dot-product attention, run by run: (tokens, heads, width) each."""
     sizes = [length * count for length, count in runs]
     outputs = []
     for (length, count), *parts in zip(runs, *(each.split(sizes) for each in (query, key, value)), strict=True):
         q, k, v = (each.unflatten(0, (count, length)).transpose(1, 2) for each in parts)
+        added = None if bias is None else bias[..., :length, :length].to(q.dtype)
         grouped = q.shape[1] != k.shape[1]
         attended = F.scaled_dot_product_attention(
-            q, k, v, dropout_p=dropout, scale=scale, is_causal=causal, enable_gqa=grouped
+            q, k, v, attn_mask=added, dropout_p=dropout, scale=scale, is_causal=causal, enable_gqa=grouped
         )
         outputs.append(attended.transpose(1, 2).flatten(0, 1))
     return outputs
@@ -164,12 +177,12 @@ def _put(states: Tensor, run: tuple[slice, int], values: Tensor) -> None:
     states[where].unflatten(0, (count, -1)).copy_(values.unflatten(0, (count, -1)).transpose(1, 2))
 
 
-_is_packed: ContextVar[bool] = ContextVar("is_packed", default=False)
+_packing: ContextVar[Packing | None] = ContextVar("packing", default=None)
 
 
 def _mask(*arguments: Any, **options: Any) -> Tensor | None:
     """Packed rows need no mask, the packing says it all; ordinary batches have that of torch's attention."""
-    return None if _is_packed.get() else sdpa_mask(*arguments, **options)
+    return None if _packing.get() is not None else sdpa_mask(*arguments, **options)
 
 
 AttentionInterface.register(PACKED, packed_attention)
@@ -184,12 +197,17 @@ def without_adapters(model: Any) -> Any:
 
 def can_pack(model: nn.Module) -> bool:
     """Whether this model's attention can be told apart by sequence within one row; not with code of its own."""
-    return getattr(model.config, "model_type", None) in PACKABLE and type(model).__module__.startswith("transformers.")
+    kind = getattr(model.config, "model_type", None)
+    fits = kind in PACKABLE or type(model) is T5EncoderModel
+    return fits and type(model).__module__.startswith("transformers.")
 
 
 def use_packing(model: PreTrainedModel) -> None:
     """Let a model run over packed rows, from its next forward pass on; ordinary batches still are what they were."""
     model.set_attn_implementation(PACKED)
+    for module in model.modules():
+        if type(module) is T5Attention:
+            module.__class__ = _PackedT5Attention
 
 
 class _FusedIntermediate(EsmIntermediate):
@@ -270,6 +288,23 @@ class _FusedSelfAttention(EsmSelfAttention):
         return joined("weight"), None if self.query.bias is None else joined("bias")
 
 
+class _PackedT5Attention(T5Attention):
+    """T5's attention, with a bias for relative positions as large as the longest sequence and not as the row."""
+
+    def forward(self, *arguments: Any, **options: Any) -> Any:
+        token = _packing.set(options.get("packing"))
+        try:
+            return super().forward(*arguments, **options)
+        finally:
+            _packing.reset(token)
+
+    def compute_bias(self, query_length: int, key_length: int, device: Any = None, past_seen_tokens: Any = 0) -> Tensor:
+        packing = _packing.get()
+        if packing is not None:
+            query_length = key_length = max(packing.lengths)
+        return super().compute_bias(query_length, key_length, device, past_seen_tokens)
+
+
 def fuse(model: nn.Module) -> None:
     """Let a model compute the same with fewer passes over memory, where it spells out what torch has in one piece."""
     for module in model.modules():
@@ -285,11 +320,11 @@ def run_packed(backbone: Any, input_ids: Tensor, packing: Packing) -> Tensor:
     positions = packing.position_ids(input_ids.device)
     embed = EMBEDDINGS.get(backbone.config.model_type)
     tokens = {"input_ids": input_ids[None]} if embed is None else {"inputs_embeds": embed(backbone, input_ids, packing)}
-    token = _is_packed.set(True)
+    token = _packing.set(packing)
     try:
         return backbone(**tokens, position_ids=positions, packing=packing).last_hidden_state[0]
     finally:
-        _is_packed.reset(token)
+        _packing.reset(token)
 
 
 @dataclass(frozen=True)

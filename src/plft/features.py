@@ -45,7 +45,7 @@ class Prefix:
         if not any(each.requires_grad for each in backbone.parameters()):
             return cls(None, bool(getattr(head, "pools_first", False)))
         plain = without_adapters(backbone)
-        if not can_pack(plain):
+        if not can_pack(plain) or plain.config.model_type == "t5":  # whose blocks hand on more than hidden states
             return cls(0)
         path = longest_list(lists_of_modules(plain))
         blocks = plain.get_submodule(path)

@@ -131,6 +131,11 @@ class PLMTaskModel(PreTrainedModel):
         return last_hidden_state(self.backbone(input_ids=input_ids, attention_mask=attention_mask))
 
     @property
+    def packs(self) -> bool:
+        """Whether the backbone runs over sequences laid end to end, without padding."""
+        return can_pack(without_adapters(self.backbone))
+
+    @property
     def prefix(self) -> Prefix:
         """What of the backbone never changes in training: possibly nothing."""
         return Prefix.of(self.backbone, self.head)

@@ -153,6 +153,7 @@ def run_training(
     model: Any = build(prepared, head)
     trainable, total = count_parameters(model)
     say(f"{trainable:,} of {total:,} parameters train ({trainable / total:.2%}); {precision}, {why}")
+    say(f"batches are {'packed, without' if model.packs else 'of similar lengths, with little'} padding")
     if prepared.checkpoint.is_scratch and config.tuning.method != "full":
         say(f"the model starts from random weights, and {config.tuning.method} leaves most of them so; full trains all")
     environment = describe(prepared, precision, (trainable, total), command)
