@@ -303,12 +303,11 @@ def growth(options: argparse.Namespace) -> list[str]:
         for times, taken in found.items():
             size = argparse.Namespace(sequences=times * options.sequences, model=options.model)
             taken.append(in_a_process("full", "natural", "plft", size)["seconds"])
-    first = found[1]
-    ratios = {times: [a / b for a, b in zip(taken, first, strict=True)] for times, taken in found.items()}
-    return [
-        f"| {times}x | {statistics.median(each):.2f} ({min(each):.2f}-{max(each):.2f}) |"
-        for times, each in ratios.items()
-    ]
+    lines = []
+    for times, taken in found.items():
+        ratios = [a / b for a, b in zip(taken, found[1], strict=True)]
+        lines.append(f"| {times}x | {statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f}) |")
+    return lines
 
 
 def main() -> None:
