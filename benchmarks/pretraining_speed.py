@@ -85,7 +85,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         prepared = prepare(language_model_config(values), Path(folder), print, time.monotonic(), False)
     crops, recipe = prepared.crops, prepared.recipe
-    optimizer = torch.optim.AdamW(prepared.task.parameters(), lr=1e-4)
+    optimizer = torch.optim.AdamW(prepared.task.parameters(), lr=1e-4, fused=True)  # as the Trainer has it
     batches = (recipe.batch(crops, rows) for rows in recipe.cut(crops))
     sample = [recipe.batch(crops, rows) for rows in itertools.islice(recipe.cut(crops), PASSES)]
     shapes = [products(prepared, batch) for batch in sample]

@@ -128,6 +128,15 @@ def test_features_that_are_kept_serve_the_next_run(tmp_path, monkeypatch):
     assert sizes == sorted(n * width * item for n in (36, 12) for item in (4, 2))
 
 
+def test_features_are_left_out_where_a_run_ends_before_it_would_read_them_twice(tmp_path, monkeypatch):
+    monkeypatch.setenv("PLFT_CACHE", str(tmp_path / "cache"))
+    said: list[str] = []
+    data = small_run.write_table(tmp_path / "data.csv")
+    config = small_run.config(data, tuning={"method": "head"}, training={"max_steps": 3})
+    train(config, tmp_path / "run", say=said.append)
+    assert not any("is frozen" in line for line in said)
+
+
 def test_features_are_left_out_where_the_disk_has_no_room(tmp_path: Path, monkeypatch):
     monkeypatch.setenv("PLFT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("plft.keeping.fits", lambda folder, size: False)

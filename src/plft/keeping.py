@@ -29,7 +29,7 @@ def kept_features(trainer: SequenceTaskTrainer, settings: TrainingConfig, say: S
     model = trainer.model
     prefix = getattr(model, "prefix", None)
     datasets = [each for each in (trainer.train_dataset, trainer.eval_dataset) if each is not None]
-    if settings.features == "off" or settings.epochs < 2 or prefix is None or prefix.blocks == 0:
+    if settings.features == "off" or prefix is None or prefix.blocks == 0 or epochs(trainer, settings) < 2:
         return (yield)
     if trainer.args.world_size > 1 or trainer.is_fsdp_enabled:
         return (yield)
@@ -56,6 +56,14 @@ def kept_features(trainer: SequenceTaskTrainer, settings: TrainingConfig, say: S
         for file in files if not settings.keep_features else ():
             file.unlink(missing_ok=True)
     return None
+
+
+def epochs(trainer: SequenceTaskTrainer, settings: TrainingConfig) -> float:
+    """How often a run goes through its sequences at most."""
+    if settings.max_steps is None:
+        return settings.epochs
+    steps = len(trainer.get_train_dataloader()) / settings.accumulation
+    return min(settings.epochs, settings.max_steps / steps)
 
 
 def states_of(trainer: SequenceTaskTrainer, dataset: SequenceDataset) -> Callable[[list[int]], Tensor]:

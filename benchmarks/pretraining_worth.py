@@ -1,0 +1,98 @@
+"""What pretraining is worth: builtin:protein against the same shape from random weights, with the same settings.
+
+    python benchmarks/pretraining_worth.py DATA_FOLDER RUNS_FOLDER [--only secondary] [--seeds 3] [--at-once 2]
+
+Runs that are finished are not repeated. Each line is the metric of the test part, per seed, and the mean difference.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+MODELS = {"pretrained": "builtin:protein", "scratch": "scratch:esm2-6x160x5"}
+
+
+@dataclass(frozen=True)
+class Task:
+    """One data set. arguments: of `plft train`, the same for both models.  split, metric: what is compared."""
+
+    data: str
+    arguments: tuple[str, ...]
+    split: str
+    metric: str = "accuracy"
+
+
+TASKS = {
+    "secondary": Task(
+        "flip_secondary_structure/sampled.csv.gz",
+        ("--tune", "full", "--epochs", "3", "--learning-rate", "0.0005", "--set", "training.metric=accuracy"),
+        "test",
+    ),
+    "location": Task(
+        "scl_deeploc1/deeploc1.csv.gz",
+        (
+            *("--tune", "full", "--epochs", "4", "--learning-rate", "0.0005", "--set", "training.metric=accuracy"),
+            *("--set", "data.max_residues=512", "--set", "data.unseen_classes=drop"),
+        ),
+        "test_hard",
+    ),
+    "secondary-head": Task(
+        "flip_secondary_structure/sampled.csv.gz",
+        ("--tune", "head", "--head", "mlp", "--epochs", "10", "--set", "training.metric=accuracy"),
+        "test",
+    ),
+}
+
+
+def finished(name: str, model: str, seed: int, options: argparse.Namespace) -> float:
+    """The metric of one run, trained first if it is not there."""
+    task, out = TASKS[name], options.runs / f"{name}-{model}-{seed}"
+    if not (out / "metrics.json").exists():
+        data = str(options.data / task.data)
+        command = [sys.executable, "-m", "plft", "train", data, "--model", MODELS[model], "--seed", str(seed)]
+        threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // options.at_once))}
+        with (options.runs / f"{out.name}.log").open("a") as log:
+            resume = ["--resume"] if (out / "run.yaml").exists() else []
+            subprocess.run(
+                [*command, *task.arguments, "--out", str(out), *resume],
+                check=True,
+                stdout=log,
+                stderr=log,
+                env=os.environ | threads,
+            )
+    metrics = json.loads((out / "metrics.json").read_text())
+    return metrics["splits"][task.split]["metrics"][task.metric]["value"]
+
+
+def main() -> None:
+    """Run what is missing and print the comparison."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("runs", type=Path)
+    parser.add_argument("--only", choices=TASKS, action="append")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--at-once", type=int, default=2, help="runs side by side; each gets its share of the cores")
+    options = parser.parse_args()
+    options.runs.mkdir(parents=True, exist_ok=True)
+    for name in options.only or TASKS:
+        jobs = [(model, seed) for seed in range(options.seeds) for model in MODELS]
+        with ThreadPoolExecutor(options.at_once) as pool:
+            found = dict(zip(jobs, pool.map(lambda job, name=name: finished(name, *job, options), jobs), strict=True))
+        for model in MODELS:
+            print(f"{name}, {model}: {', '.join(f'{found[model, seed]:.3f}' for seed in range(options.seeds))}")
+        gains = [found["pretrained", seed] - found["scratch", seed] for seed in range(options.seeds)]
+        print(
+            f"{name}: {TASKS[name].metric} of {TASKS[name].split} is higher by {statistics.mean(gains):+.3f} on average"
+        )
+
+
+if __name__ == "__main__":
+    main()
