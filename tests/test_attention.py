@@ -140,6 +140,7 @@ def test_a_padded_batch_run_as_a_row_gives_the_same_states_and_gradients(family,
         results.append(hidden[mask.bool()])
         weights = torch.linspace(-1, 1, results[-1].numel()).reshape(results[-1].shape)
         (results[-1] * weights).sum().backward()
+        results[-1] = results[-1].detach()
         gradients.append({name: each.grad for name, each in model.named_parameters() if each.grad is not None})
     assert torch.allclose(results[1], results[0], rtol=1e-5, atol=1e-5 * float(results[0].abs().max()))
     largest = max(float(each.abs().max()) for each in gradients[0].values())

@@ -13,7 +13,7 @@ from plft.batching import Collator
 from plft.dataset import build_dataset
 from plft.errors import PlftError
 from plft.labels import LabelSpace, TaskType
-from plft.memory import Pieces, in_pieces, ran_out_of_memory
+from plft.memory import Pieces, activation_bytes, in_pieces, pieces_that_fit, ran_out_of_memory
 from plft.model import PLMTaskModel
 from plft.pipeline import train
 
@@ -92,3 +92,20 @@ def test_other_errors_are_not_mistaken_for_a_lack_of_memory():
 
     with pytest.raises(RuntimeError, match="shape"):
         Pieces().run(0, {"input_ids": torch.zeros(2, 2)}, broken, lambda: None)
+
+
+def test_a_batch_that_memory_would_not_hold_begins_in_pieces(tmp_path, monkeypatch):
+    config = tiny.checkpoint("esm2").config
+    needed = activation_bytes(config, 200, 50, "fp32")
+    assert needed == 68 * config.hidden_size * 200 * config.num_hidden_layers
+    monkeypatch.setattr("plft.memory.free_bytes", lambda: needed)
+    assert pieces_that_fit(needed) == 2
+    assert pieces_that_fit(needed // 2) == 1
+    assert pieces_that_fit(5 * needed) == 8
+    monkeypatch.setattr("plft.memory.free_bytes", lambda: needed // 4)
+    ran = []
+    run = Pieces.run
+    monkeypatch.setattr(Pieces, "run", lambda pieces, *rest: ran.append(pieces.count) or run(pieces, *rest))
+    train(small_run.config(small_run.write_table(tmp_path / "data.csv"), training={"max_steps": 2}), tmp_path / "run")
+    assert len(ran) == 2
+    assert min(ran) > 1

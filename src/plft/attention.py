@@ -139,7 +139,8 @@ class SpelledOut(torch.autograd.Function):
             shares = torch.bmm(q, k.transpose(1, 2))
             torch.softmax(shares, -1, out=shares)
             _put(result, run, torch.bmm(shares, v))
-            kept.append(shares)
+            if any(ctx.needs_input_grad):
+                kept.append(shares)
         ctx.runs = runs
         ctx.save_for_backward(query, key, value, *kept)
         return result

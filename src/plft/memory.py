@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -42,11 +44,42 @@ def _trimmed(piece: dict[str, Any], tokens: int) -> dict[str, Any]:
     return piece | cut
 
 
+def activation_bytes(config: Any, tokens: int, longest: int, precision: str) -> int:
+    """About what the forward pass of a batch keeps for the backward pass.
+
+    34 bytes per token, block and unit of width in 16 bits, twice that in 32 (Korthikanti et al. 2022), and in 16 bits
+    on a CPU what each token attends to.  config: of the backbone.  longest: tokens of the longest sequence.
+    """
+    width, blocks = getattr(config, "hidden_size", 0), getattr(config, "num_hidden_layers", 0)
+    size = 34 * width * tokens * blocks * (2 if precision == "fp32" else 1)
+    if precision == "bf16" and not torch.cuda.is_available():
+        size += 2 * getattr(config, "num_attention_heads", 0) * min(longest, 1024) * tokens * blocks
+    return size
+
+
+def free_bytes() -> int:
+    """Memory that is free: of the GPU where there is one, else of the machine; unknown is no limit."""
+    if torch.cuda.is_available():
+        return int(torch.cuda.mem_get_info()[0])
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError):
+        return sys.maxsize
+
+
+def pieces_that_fit(needed: int) -> int:
+    """In how many pieces to begin, so that a batch's activations take two thirds of the free memory at most."""
+    pieces = 1
+    while needed > pieces * free_bytes() * 2 // 3 and pieces < 1024:
+        pieces *= 2
+    return pieces
+
+
 class Pieces:
     """Runs the batches of each optimiser step, in as many pieces as memory allows. count: doubles when it runs out."""
 
-    def __init__(self) -> None:
-        self.count = 1
+    def __init__(self, count: int = 1) -> None:
+        self.count = count
         self.step = -1
         self.batches: list[dict[str, Any]] = []
 

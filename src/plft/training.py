@@ -38,7 +38,7 @@ from plft.dataset import SequenceDataset
 from plft.errors import PlftError, look_up
 from plft.families import Family
 from plft.labels import LabelSpace, TaskType
-from plft.memory import Pieces
+from plft.memory import Pieces, activation_bytes, pieces_that_fit
 from plft.metrics import METRICS, point
 from plft.model import (
     is_wrapped_by_peft,
@@ -104,7 +104,6 @@ class SequenceTaskTrainer(Trainer):
         self.token_budget = token_budget or int(args.per_device_train_batch_size * mean)
         self.test_dataset = test_dataset
         self.labels = train_dataset.labels
-        self.pieces = Pieces()
         super().__init__(
             model=model,
             args=args,
@@ -116,6 +115,10 @@ class SequenceTaskTrainer(Trainer):
             **options,
         )
         self.remove_callback(PrinterCallback)
+        longest, config = int(train_dataset.lengths.max()), self.model.config  # type: ignore[union-attr]
+        tokens = max(self.token_budget, longest)
+        needed = activation_bytes(config, tokens, longest, self.precision)
+        self.pieces = Pieces(pieces_that_fit(needed) if self.args.world_size == 1 else 1)  # several stay in step
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **options: Any) -> Any:
         """As the Trainer's; a checkpoint at which training was over already only gives its best weights back."""
