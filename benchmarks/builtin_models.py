@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 import plft
 from plft.alphabet import PROTEIN
 from plft.config import LanguageModelConfig, language_model_config
-from plft.homology import homologous_queries
+from plft.homology import find_mmseqs, homologous_queries
 from plft.language_card import write_language_card
 from plft.language_preparation import prepare
 from plft.language_run import perplexities, run_language_model
@@ -81,6 +82,8 @@ def configuration(model: Model, data: Path, work: Path, number: int) -> Language
 def without_homologs(model: Model, data: Path, work: Path) -> Path:
     """Write the held-out sequences that no training sequence is related to (30 % identity over half their length)."""
     target = work / "clean.fasta"
+    if find_mmseqs() is None:
+        sys.exit("Held-out sequences without homologs are found with MMseqs2: install the homology extra.")
     if not target.exists():
         records = [record for file in model.valid for record in read_records(data / file, labelled=False)]
         (train,) = (data / file for file in model.files)
