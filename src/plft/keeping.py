@@ -49,8 +49,10 @@ def kept_features(trainer: SequenceTaskTrainer, settings: TrainingConfig, say: S
             files.append(folder / f"{name}.bin")
             budget = trainer.token_budget * EVALUATION_SHARE
             dataset.features = keep(states_of(trainer, dataset), dataset, prefix, files[-1], like, budget)
+        model.kept_prefix = prefix
         yield
     finally:
+        model.kept_prefix = None
         for dataset in datasets:
             dataset.features = None
         for file in files if not settings.keep_features else ():

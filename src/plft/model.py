@@ -57,6 +57,7 @@ class PLMTaskModel(PreTrainedModel):
         self.task_type = TaskType(task_type)
         self.backbone: Any = backbone
         self.head: Any = head
+        self.kept_prefix: Prefix | None = None  # while features of it are kept
         self._no_split_modules = layer_classes(backbone)  # what FSDP wraps
         self.all_tied_weights_keys: dict[str, str] = {}
         weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
@@ -138,7 +139,7 @@ class PLMTaskModel(PreTrainedModel):
     @property
     def prefix(self) -> Prefix:
         """What of the backbone never changes in training: possibly nothing."""
-        return Prefix.of(self.backbone, self.head)
+        return self.kept_prefix or Prefix.of(self.backbone, self.head)
 
     def frozen_states(
         self, input_ids: Tensor, attention_mask: Tensor, residue_mask: Tensor | None = None, **_: Any
