@@ -9,7 +9,8 @@ import pytest
 from scipy.special import expit, softmax
 from sklearn.metrics import log_loss
 
-from plft.calibration import METHODS, Calibration, choose_method, claims, log_odds, reliability
+from plft.calibration import AUTO, METHODS, NONE, Calibration, choose_method, claims, log_odds, reliability
+from plft.config import CalibrationConfig
 from plft.errors import PlftError
 from plft.labels import TaskType
 from plft.tallies import Scored
@@ -153,6 +154,10 @@ def test_what_is_claimed_depends_on_the_kind_of_task():
 
 
 # --- which method
+
+
+def test_the_configuration_names_every_method():
+    assert set(CalibrationConfig.model_fields["method"].annotation.__args__) == {AUTO, NONE, *METHODS}
 
 
 @pytest.mark.parametrize(

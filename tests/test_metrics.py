@@ -374,5 +374,4 @@ def test_the_95_percent_interval_covers_the_truth_93_to_97_percent_of_the_time(s
         with warnings.catch_warnings(action="error"):
             metric = evaluate(task, outputs, targets, resamples=500).metrics[name]
         covered.append(metric.low <= truth <= metric.high)
-
     assert 0.93 <= np.mean(covered) <= 0.97
