@@ -33,12 +33,13 @@ def certainty_table(run: RunFiles) -> Table | None:
 
 
 def _columns(run: RunFiles) -> list[tuple[str, Any]]:
-    level = run.results["calibration"].get("level") if _splits(run) else None
+    found = run.results.get("calibration") or {}
+    level, calibrated = found.get("level"), found.get("method") in METHODS
     cost = "width of the interval" if run.task.is_regression else "classes in a set"
     return [
-        ("error before", lambda split: _decimals(split.get("before", {}).get("ece"))),
         ("calibration error", lambda split: _decimals(split.get("after", {}).get("ece"))),
-        (f"inside at {level:.0%}" if level else "inside", lambda split: _coverage(split.get("coverage"))),
+        ("as trained", lambda split: _decimals(split.get("before", {}).get("ece") if calibrated else None)),
+        (f"covered at {level:.0%}" if level else "covered", lambda split: _coverage(split.get("coverage"))),
         (cost, _cost),
         ("far inputs", lambda split: "" if split.get("far") is None else f"{split['far']:.1%}"),
     ]
