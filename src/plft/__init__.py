@@ -38,6 +38,10 @@ Modules, each importing only from those above it:
     resampling    the bootstrap over sequences
     tallies       what a metric counts, for many resamples at once
     metrics       predictions + targets -> numbers with intervals                    TABLE
+    calibration   probabilities that mean what they say                              TABLE
+    conformal     intervals and sets of classes that hold the truth at a stated rate
+    novelty       inputs unlike the training sequences
+    certainty     calibration, intervals and novelty of one model
     training      the transformers Trainer, set up for the above
     budget        how long pretraining lasts, and its learning rate
     pretraining   the Trainer for language models: packed crops in an endless stream
@@ -46,8 +50,10 @@ Modules, each importing only from those above it:
     prediction    model + sequences -> predictions, streamed
     perplexity    how well a language model predicts sequences                       TABLE
     runfolder     what a run leaves on disk
+    held_out      what a trained model says of the parts it was not trained on
     plots         figures of the report
     findings      what a run folder says, in words and tables
+    reliability   how far a run's probabilities and intervals hold, in words and plots
     mistakes      the predictions that went most wrong
     report        a run folder -> a page and a model card
     pipeline      the whole run, top to bottom: read this first

@@ -171,6 +171,21 @@ class TrainingConfig(Section):
         return {str(name): weight for name, weight in value.items()} if isinstance(value, Mapping) else value
 
 
+class CalibrationConfig(Section):
+    """What the validation part says about how certain predictions are."""
+
+    method: Literal["auto", "temperature", "isotonic", "none"] = Field(
+        "auto",
+        description="how probabilities are calibrated; auto is temperature where valid holds labels of classes",
+    )
+    level: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        0.9, description="share of new sequences whose truth intervals or sets of classes hold; null leaves them out"
+    )
+    neighbours: Annotated[int, Field(ge=0, le=100_000)] = Field(
+        2000, description="training sequences that inputs are compared with, to tell far ones; 0 leaves that out"
+    )
+
+
 class LanguageModelConfig(Section):
     """Pretraining from scratch, or further from a model: what `pretraining.yaml` in the new folder holds."""
 
@@ -232,6 +247,7 @@ class RunConfig(Section):
     model: ModelConfig = Field(default_factory=lambda: ModelConfig())
     tuning: TuningConfig = Field(default_factory=lambda: TuningConfig())
     training: TrainingConfig = Field(default_factory=lambda: TrainingConfig())
+    calibration: CalibrationConfig = Field(default_factory=lambda: CalibrationConfig())
 
     @model_validator(mode="after")
     def _several_columns_fit_the_task(self) -> RunConfig:

@@ -136,6 +136,7 @@ class MetricRow:
 
 ONE_OF_MANY = frozenset({BINARY, MULTICLASS})
 ANY_CLASS = ONE_OF_MANY | {MULTILABEL}
+RANKED = "ranked"  # numbers per sequence, of which somebody would pick the highest: variants of a mutational scan
 
 _ROWS = (
     ("mcc", "MCC", ONE_OF_MANY, _mcc, "correlation of predicted and true classes; 0 is guessing, 1 is perfect"),
@@ -158,6 +159,8 @@ _ROWS = (
     ("roc_auc", "ROC-AUC", ANY_CLASS, lambda t: t.one_number(t.roc_auc), "chance that a hit outranks a non-hit"),
     ("pr_auc", "PR-AUC", ANY_CLASS, lambda t: t.one_number(t.pr_auc), "average precision over all thresholds"),
     ("spearman", "Spearman", {REGRESSION}, lambda a: a.spearman, "correlation of ranks"),
+    ("ndcg", "NDCG, top 10 %", {RANKED}, lambda a: a.ndcg, "order of those predicted best; 1 is perfect"),
+    ("top_recall", "Recall, top 10 %", {RANKED}, lambda a: a.top_recall, "share of the best tenth that is picked"),
     ("pearson", "Pearson", {REGRESSION}, _pearson, "linear correlation"),
     ("r2", "R²", {REGRESSION}, lambda a: 1 - divide(a.squared, a.spread_y), "share of variance explained"),
     ("rmse", "RMSE", {REGRESSION}, lambda a: np.sqrt(divide(a.squared, a.total)), "root mean squared error"),
@@ -172,8 +175,8 @@ METRICS: dict[str, MetricRow] = {
 
 def metrics_for(task: TaskType, n_classes: int) -> list[MetricRow]:
     """Return the rows of METRICS that a task has, in the order of the table."""
-    kind = kind_of(task, n_classes)
-    return [row for row in METRICS.values() if kind in row.kinds]
+    kinds = {kind_of(task, n_classes), *([RANKED] if task is TaskType.SEQ_REGRESSION else [])}
+    return [row for row in METRICS.values() if row.kinds & kinds]
 
 
 def _replicates(

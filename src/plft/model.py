@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from plft.checkpoints import resolve
 from plft.dataset import SequenceDataset
 from plft.errors import PlftError
 from plft.features import Prefix, run_from, states_before
+from plft.heads import as_mask, mean_over_residues
 from plft.labels import LabelSpace, TaskType
 from plft.memory import ran_out_of_memory
 from plft.tasks import TASKS, target_weights, weighted_loss
@@ -350,17 +351,53 @@ def infer(
     budget: int,
     precision: str = "fp32",
     each_batch: Callable[[int], Any] | None = None,
+    states: list[np.ndarray] | None = None,
 ) -> list[np.ndarray]:
     """Outputs per record, in the records' order: see `outputs_of` for shapes, without the batch axis.
 
-    budget: tokens per batch, padding included.
+    budget: tokens per batch, padding included.  states: gets the mean hidden state over residues of every record too,
+    (width,) float32; the model must have a `head`.
     """
     outputs: list[Any] = [None] * len(dataset)
-    for indices, _, result in run_batches(
-        model, dataset, sorted_batches(dataset.lengths, budget), precision, each_batch
-    ):
-        keep_outputs(outputs, indices, result.logits, dataset, labels)
+    means: list[Any] = [None] * len(dataset)
+    batches = sorted_batches(dataset.lengths, budget)
+    nothing: AbstractContextManager[list[np.ndarray]] = nullcontext([])
+    with nothing if states is None else mean_states(model) as latest:
+        for indices, _, result in run_batches(model, dataset, batches, precision, each_batch):
+            keep_outputs(outputs, indices, result.logits, dataset, labels)
+            for index, mean in zip(indices, latest, strict=bool(latest)):
+                means[index] = mean
+    if states is not None:
+        states += means_per_record(means, dataset)
     return dataset.per_record(outputs)
+
+
+@contextmanager
+def mean_states(model: Any) -> Iterator[list[np.ndarray]]:
+    """While it lasts, the list holds the mean hidden states over residues that the head saw in the latest batch."""
+    latest: list[np.ndarray] = []
+
+    def keep(_: nn.Module, args: tuple[Any, ...], options: dict[str, Any]) -> None:
+        hidden = args[0].float()
+        latest[:] = mean_over_residues(hidden, as_mask(hidden, options.get("attention_mask"))).cpu().numpy()
+
+    handle = model.head.register_forward_pre_hook(keep, with_kwargs=True)
+    try:
+        yield latest
+    finally:
+        handle.remove()
+
+
+def means_per_record(means: list[np.ndarray], dataset: SequenceDataset) -> list[np.ndarray]:
+    """One mean per record: that of its windows, longer ones counting for more."""
+    windows: dict[int, list[int]] = {}
+    for index, each in enumerate(dataset.examples):
+        windows.setdefault(each.record, []).append(index)
+    lengths = [max(len(each.residue_tokens), 1) for each in dataset.examples]
+    return [
+        means[each[0]] if len(each) == 1 else np.average([means[i] for i in each], 0, [lengths[i] for i in each])
+        for each in windows.values()
+    ]
 
 
 def keep_outputs(

@@ -30,6 +30,7 @@ from plft.config import RunConfig, load_config, make_config
 from plft.dataset import SequenceDataset, longest_input
 from plft.errors import PlftError, look_up
 from plft.heads import LightAttentionHead, TaskHead, mean_over_residues
+from plft.held_out import answer_held_out
 from plft.keeping import kept_features
 from plft.labels import LabelSpace, TaskType
 from plft.metrics import Evaluation
@@ -61,6 +62,7 @@ from plft.runfolder import (
     read_json,
     remove_run,
     save_model,
+    write_certainty,
     write_json,
     write_rows,
 )
@@ -304,14 +306,14 @@ def describe(prepared: Prepared, precision: str, parameters: tuple[int, int], co
 def finish(folder: RunFolder, prepared: Prepared, head: nn.Module | None, environment: dict[str, Any]) -> None:
     """Load the saved model, score every split but train with it, and write what the run leaves."""
     predictor = on_device(load_predictor(folder.model, head, prepared.config.model.trust_remote_code))
+    config = prepared.config
+    held_out = answer_held_out(predictor, prepared.parts, config.calibration, config.training.seed)
+    write_certainty(folder.model, held_out.predictor.certainty)
     splits = {}
-    for name, part in prepared.parts.items():
-        if name != "train":
-            dataset = predictor.dataset(part, labelled=True, unseen="missing")
-            outputs = predictor.outputs(dataset)
-            if dataset.has_labels:
-                splits[name] = evaluation_of(predictor, dataset, outputs).to_json()
-            write_rows(folder.predictions_file(name), prediction_rows(predictor, part, outputs))
+    for name, part in held_out.parts.items():
+        if part.dataset.has_labels:
+            splits[name] = evaluation_of(predictor, part.dataset, held_out.outputs(name)).to_json()
+        write_rows(folder.predictions_file(name), held_out.rows(name))
     labels = prepared.labels
     write_json(
         folder.metrics_file,
@@ -323,6 +325,7 @@ def finish(folder: RunFolder, prepared: Prepared, head: nn.Module | None, enviro
             "main_metric": prepared.config.training.metric,
             "splits": splits,
             "baselines": {},
+            "calibration": held_out.to_json(),
         },
     )
     write_json(folder.environment_file, environment)
@@ -354,15 +357,6 @@ def evaluation_of(predictor: Predictor, dataset: SequenceDataset, outputs: Seque
     """Metrics with intervals of a labelled dataset and the outputs for its records."""
     labels = predictor.labels
     return score(labels.task, outputs, dataset.targets(), labels.classes, labels.columns)
-
-
-def prediction_rows(
-    predictor: Predictor, records: Sequence[Record], outputs: Sequence[np.ndarray]
-) -> Iterator[dict[str, Any]]:
-    """Rows of predictions/<split>.csv: id, label, prediction, probabilities."""
-    for record, output in zip(records, outputs, strict=True):
-        target = predictor.labels.encode(record, unseen="missing")
-        yield from predictor.rows(record, output, target)
 
 
 def evaluate(

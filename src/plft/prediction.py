@@ -6,7 +6,7 @@ import multiprocessing
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from plft.alphabet import ALPHABETS, clean, tidy, unknown_letters
+from plft.certainty import Certainty
 from plft.dataset import SequenceDataset, build_dataset
 from plft.errors import PlftError
 from plft.families import Family
@@ -33,7 +34,8 @@ class Predictor:
     """A trained model with all that is needed to answer for a raw sequence.
 
     model: takes batches of `batching.collate` and returns logits.  max_residues: see `data.max_residues`.
-    unknown_letters: "map" or "error".  budget: tokens per batch, padding included.
+    unknown_letters: "map" or "error".  budget: tokens per batch, padding included.  certainty: how outputs are
+    calibrated, and what the validation part says of them.
     """
 
     model: nn.Module
@@ -45,6 +47,7 @@ class Predictor:
     extra_columns: tuple[str, ...] = ()
     precision: str = "fp32"
     budget: int = DEFAULT_BUDGET
+    certainty: Certainty = field(default_factory=Certainty)
 
     @property
     def is_residue_task(self) -> bool:
@@ -75,10 +78,20 @@ class Predictor:
         )
 
     def outputs(self, dataset: SequenceDataset, each_batch: Callable[[int], Any] | None = None) -> list[np.ndarray]:
-        """Outputs per record: probabilities (classes,) or values (columns,); residues come first in residue tasks."""
-        return infer(
-            self.model, dataset, self.labels, budget=self.budget, precision=self.precision, each_batch=each_batch
-        )
+        """Outputs per record: calibrated probabilities (classes,) or values (columns,).
+
+        Residues come first in residue tasks.
+        """
+        return self.certainty.calibrated(self.raw(dataset, each_batch)[0])
+
+    def raw(
+        self, dataset: SequenceDataset, each_batch: Callable[[int], Any] | None = None, with_states: bool = False
+    ) -> tuple[list[np.ndarray], np.ndarray | None]:
+        """Outputs per record before calibration and, where asked for, the mean hidden states (records, width)."""
+        states: list[np.ndarray] | None = [] if with_states else None
+        options = {"budget": self.budget, "precision": self.precision, "each_batch": each_batch}
+        outputs = infer(self.model, dataset, self.labels, **options, states=states)  # type: ignore[arg-type]
+        return outputs, np.stack(states).astype(np.float32) if states else None
 
     def stream(
         self, records: Iterable[Record], each_batch: Callable[[int], Any] | None = None
@@ -126,10 +139,11 @@ class Predictor:
             yield {"id": record.id, "position": position + 1, "residue": letter, **self.cells(output[position], at)}
 
     def cells(self, output: Any, target: Any) -> Row:
-        """Label (where known), prediction and probabilities of one output."""
+        """Label (where known), prediction, interval or set, and probabilities of one output."""
         labels = self.labels
         if labels.task.is_regression:
-            return number_cells(labels.columns, np.atleast_1d(output), target)
+            values = np.atleast_1d(output)
+            return number_cells(labels.columns, values, target) | self.certainty.interval_cells(labels, values)
         if labels.task.is_multilabel:
             chosen = joined_classes(labels.classes, np.asarray(output) >= 0.5)
             true = None if target is None else joined_classes(labels.classes, target)
@@ -138,6 +152,7 @@ class Predictor:
             true = None if target is None else labels.classes[int(target)] if target >= 0 else ""
         row = {} if target is None else {"label": true}
         row["prediction"] = chosen
+        row |= self.certainty.set_cells(labels, np.asarray(output))
         return row | {f"probability_{name}": round(float(p), 6) for name, p in zip(labels.classes, output, strict=True)}
 
 
@@ -215,15 +230,18 @@ class Answered:
         return found + ([f"{self.windowed:,} {longer} were answered in overlapping windows"] if self.windowed else [])
 
 
-Answers = tuple[list[Record], list[np.ndarray], Answered]
+# records, outputs and counts of a chunk, and the cells that the rows of each record get beside the predictor's own
+Answers = tuple[list[Record], list[np.ndarray], Answered, list[Row]]
 
 
 def answer(predictor: Predictor, chunk: list[Record], each_batch: Callable[[int], Any] | None = None) -> Answers:
     """A chunk of records with the outputs for each, and what happened to them."""
     dataset = predictor.dataset(chunk, labelled=False)
-    outputs = predictor.outputs(dataset, each_batch)
+    certainty = predictor.certainty
+    raw, states = predictor.raw(dataset, each_batch, with_states=certainty.neighbours is not None)
     letters = predictor.count_unknown(chunk)
-    return chunk, outputs, Answered(len(chunk), dataset.truncated, dataset.windowed, predictor.max_residues, letters)
+    counts = Answered(len(chunk), dataset.truncated, dataset.windowed, predictor.max_residues, letters)
+    return chunk, certainty.calibrated(raw), counts, certainty.distance_cells(states, len(chunk))
 
 
 def answers(
@@ -290,8 +308,9 @@ def write_predictions(
     """
     total = Answered()
     with TableWriter(path) as write:
-        for chunk, outputs, counts in answers:
-            write(row for record, output in zip(chunk, outputs, strict=True) for row in rows(record, output))
+        for chunk, outputs, counts, beside in answers:
+            for record, output, cells in zip(chunk, outputs, beside, strict=True):
+                write(row | cells for row in rows(record, output))
             total = total.plus(counts)
     return total
 

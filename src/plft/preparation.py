@@ -13,6 +13,7 @@ import torch
 
 from plft.alphabet import ALPHABETS, PROTEIN, check_alphabet, clean, guess_alphabet
 from plft.audit import audit
+from plft.calibration import choose_method
 from plft.checkpoints import Checkpoint, resolve
 from plft.config import DataConfig, RunConfig
 from plft.dataset import SequenceDataset, build_dataset, is_known, longest_input
@@ -78,6 +79,7 @@ def prepare(config: RunConfig, say: Say = quiet, custom_head: bool = False) -> P
     max_residues = longest_input(checkpoint.family, config.data.max_residues)
     datasets = tokenised(config.data, parts, checkpoint, labels, max_residues)
     check_labels(datasets)
+    calibration_method(config, labels, datasets)
     weights = class_weights(config, labels, datasets["train"])
     findings = audit(records, task, missing=config.data.missing, columns=config.data.columns.labels)
     facts = letters.facts | data_facts(config.data, parts, datasets) | {"audit": findings.to_json()}
@@ -99,6 +101,7 @@ def prepare(config: RunConfig, say: Say = quiet, custom_head: bool = False) -> P
     for sentence in sentences:
         say(sentence)
     config = resolved(config, task, checkpoint, max_residues, datasets["train"])
+    config.calibration.method = calibration_method(config, labels, datasets)
     return Prepared(config, task, parts, labels, checkpoint, datasets, max_residues, weights, sentences, facts)
 
 
@@ -212,6 +215,12 @@ def class_weights(config: RunConfig, labels: LabelSpace, train_set: SequenceData
     if not any(weights):
         raise PlftError("training.class_weights: every class has the weight 0, so nothing is learned. Raise one.")
     return weights
+
+
+def calibration_method(config: RunConfig, labels: LabelSpace, datasets: Mapping[str, SequenceDataset]) -> Any:
+    """How probabilities will be calibrated; a wish that cannot be met is a PlftError."""
+    can_fit = "valid" in datasets and datasets["valid"].has_labels
+    return choose_method(config.calibration.method, labels.task, labels.n_outputs, can_fit=can_fit)
 
 
 def has_cls(checkpoint: Checkpoint) -> bool:

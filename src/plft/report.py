@@ -39,6 +39,7 @@ from plft.findings import (
 from plft.metrics import METRICS
 from plft.mistakes import Mistakes, worst_mistakes
 from plft.plots import Line, agreement_chart, interval_bar, line_chart, typeset
+from plft.reliability import certainty_notes, certainty_table, reliability_diagram
 
 REPORT, CARD = "report.html", "README.md"
 MOST_CURVES = 8  # as many as there are colours
@@ -134,6 +135,9 @@ def page(run: RunFiles) -> dict[str, Any]:
         "confusions": frequent_confusions(run),
         "classes": run.classes,
         "figures": [*curve_figures(run), *agreement_figures(run)],
+        "certainty": certainty_table(run),
+        "certainty_notes": certainty_notes(run),
+        "reliability": reliability_diagram(run),
         "mistakes": _mistakes(run),
         "config": yaml.safe_dump(dict(run.config), sort_keys=False, allow_unicode=True),
     }

@@ -151,3 +151,75 @@ class RankPairs:
 def _midranks(totals: Floats, first: Indices, last: Indices) -> Floats:
     # The weighted mean of these ranks is exactly half the total weight, so centring needs no second pass.
     return (totals[:, first] + totals[:, last] - totals[:, -1:]) / 2
+
+
+@dataclass(frozen=True)
+class TopRanks:
+    """Predictions and true values of items, sorted once from the best down: what metrics of the best tenth need.
+
+    by_prediction, by_truth: the sequence of each item in descending order of the prediction and of the true value.
+    gains, place: for each item in the first order, its true value above the lowest one and its position in the second.
+    first, last: where its group of equal predictions starts and ends.  true_gains, true_last: for each item in the
+    second order, its true value above the lowest one and where its group of equal values ends.
+    """
+
+    by_prediction: Indices
+    by_truth: Indices
+    gains: Floats
+    place: Indices
+    first: Indices
+    last: Indices
+    true_gains: Floats
+    true_last: Indices
+
+    @classmethod
+    def of(cls, x: Floats, y: Floats, sequence: Indices) -> TopRanks:
+        """Sort once.  x: predictions, y: true values, sequence: (items,) each."""
+        down, true_down = np.argsort(-x, kind="stable"), np.argsort(-y, kind="stable")
+        place = np.empty(len(y), dtype=np.int64)
+        place[true_down] = np.arange(len(y))
+        gains = y - y.min() if len(y) else y
+        return cls(
+            by_prediction=sequence[down],
+            by_truth=sequence[true_down],
+            gains=gains[down],
+            place=place[down],
+            first=np.searchsorted(-x[down], -x[down], side="left"),
+            last=np.searchsorted(-x[down], -x[down], side="right"),
+            true_gains=gains[true_down],
+            true_last=np.searchsorted(-y[true_down], -y[true_down], side="right"),
+        )
+
+    def scores(self, weights: Floats) -> tuple[Floats, Floats]:
+        """Return (NDCG, recall) of the best tenth for each row of whole-number weights, both (rows,).
+
+        k is a tenth of the items, rounded down, at least 1.  NDCG (Jarvelin and Kekalainen 2002) discounts the value
+        at rank r by log2(r + 1), down to rank k; values count from the lowest, and equal predictions share their ranks
+        (McSherry and Najork 2008).  Recall is the share of the k items predicted best whose true value is at least the
+        k-th best.  NaN where the true values are constant.
+        """
+        if not len(self.gains):
+            return np.full(len(weights), np.nan), np.full(len(weights), np.nan)
+        each, true_each = weights[:, self.by_prediction], weights[:, self.by_truth]
+        total = cumulative(each).astype(np.int64)
+        true_total = cumulative(true_each).astype(np.int64)
+        k = np.maximum(total[:, -1:] // 10, 1)
+        before, until = np.minimum(total[:, self.first], k), np.minimum(total[:, self.last], k)
+        tied = (total[:, self.last] - total[:, self.first]).astype(np.float64)
+        discounts = np.append(0.0, np.cumsum(1 / np.log2(np.arange(2, max(int(k.max(initial=1)), 1) + 2))))
+        ranks = np.minimum(true_total, k)
+        lowest = self._lowest(true_each)
+        floor = lowest * discounts[k[:, 0]]
+        reached = (each * self.gains * divide(discounts[until] - discounts[before], tied, 0.0)).sum(axis=1) - floor
+        best = (self.true_gains * np.diff(discounts[ranks], axis=1)).sum(axis=1) - floor
+        best = np.where((self._highest(true_each) > lowest) & (total[:, -1] > 0), best, 0.0)
+        kth = (true_total[:, 1:] >= k).argmax(axis=1)
+        is_top = self.place < self.true_last[kth][:, None]
+        found = (each * divide((until - before).astype(np.float64), tied, 0.0) * is_top).sum(axis=1)
+        return divide(reached, best), np.where(best > 0, found / k[:, 0], np.nan)
+
+    def _lowest(self, true_each: Floats) -> Floats:
+        return self.true_gains[len(self.true_gains) - 1 - (true_each[:, ::-1] > 0).argmax(axis=1)]
+
+    def _highest(self, true_each: Floats) -> Floats:
+        return self.true_gains[(true_each > 0).argmax(axis=1)]

@@ -6,6 +6,8 @@ A model folder (``RUN/model``, or what `plft export` writes) holds:
     trained.safetensors    the head and every other weight that training changed
     adapter/               peft's own files, for LoRA, DoRA, QLoRA and (IA)3
     backbone/              configuration and tokenizer; weights too where nobody could fetch them again
+    calibration.json       how outputs are calibrated, and how far intervals or sets reach
+    neighbours.safetensors training sequences, as hidden states, that inputs are compared with
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
 
+from plft.certainty import Certainty
 from plft.checkpoints import SHORT_NAMES, Checkpoint, check_loaded, quiet_transformers, resolve
 from plft.config import ModelConfig, RunConfig, TuningConfig, load_config, make_config, to_yaml
 from plft.dataset import longest_input
@@ -40,6 +43,7 @@ from plft.tables import Row, TableWriter
 from plft.tuning import apply, find_method, quantization_config
 
 FORMAT = 1
+CALIBRATION, NEIGHBOURS = "calibration.json", "neighbours.safetensors"
 
 
 @dataclass(frozen=True)
@@ -309,7 +313,29 @@ def load_predictor(folder: Path, head: nn.Module | None = None, trust_remote_cod
         max_residues=card.max_residues,
         unknown_letters=card.unknown_letters,
         extra_columns=tuple(card.extra_columns),
+        certainty=read_certainty(folder),
     )
+
+
+def write_certainty(folder: Path, certainty: Certainty) -> None:
+    """Write calibration.json, and neighbours.safetensors where there are any, into a model folder."""
+    if certainty.neighbours is not None:
+        save_file({"states": torch.from_numpy(certainty.neighbours.states)}, folder / NEIGHBOURS)
+    write_json(folder / CALIBRATION, {"format": FORMAT} | certainty.to_json())
+    share(folder)
+
+
+def read_certainty(folder: Path) -> Certainty:
+    """Read what `write_certainty` wrote; a folder from before calibration has none.  Damage is a PlftError."""
+    if not (folder / CALIBRATION).exists():
+        return Certainty()
+    content = read_json(folder / CALIBRATION)
+    try:
+        has_states = content["far_above"] is not None
+        return Certainty.from_json(content, read_weights(folder / NEIGHBOURS)["states"].numpy() if has_states else None)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise PlftError(f"{folder / CALIBRATION} is damaged ({reason}). Copy the folder again.") from None
 
 
 def load_anything(path: str | Path, head: nn.Module | None = None, trust_remote_code: bool = False) -> Predictor:
@@ -501,6 +527,8 @@ def export_model(folder: Path, target: Path, trust_remote_code: bool = False) ->
         save_file({k: v for k, v in state.items() if is_head[k]}, partial / "trained.safetensors")
         exported = asdict(card) | {"backbone": ".", "tuning": TuningConfig(method="head").model_dump()}
         write_json(partial / "plft.json", exported)
+        if (folder / CALIBRATION).exists():
+            write_certainty(partial, read_certainty(folder))
 
 
 def write_rows(file: Path, rows: Iterable[Row]) -> None:

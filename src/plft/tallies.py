@@ -17,7 +17,7 @@ from scipy import sparse
 
 from plft.errors import PlftError
 from plft.labels import IGNORED_CLASS, TaskType
-from plft.resampling import Floats, Indices, Ranking, RankPairs, divide, mean_of_defined
+from plft.resampling import Floats, Indices, Ranking, RankPairs, TopRanks, divide, mean_of_defined
 
 LABEL_THRESHOLD = 0.5  # a multi-label class is predicted at this probability or above
 
@@ -67,7 +67,7 @@ class Agreement:
     """Regression under some rows of weights; every field is (rows, columns).
 
     total: items; sums of centred targets (y), centred predictions (x), their squares and product; absolute and squared
-    errors.  spearman is a rank statistic and comes ready.
+    errors.  spearman, ndcg and top_recall are rank statistics and come ready; the last two are NaN for residues.
     """
 
     total: Floats
@@ -79,6 +79,8 @@ class Agreement:
     absolute: Floats
     squared: Floats
     spearman: Floats
+    ndcg: Floats
+    top_recall: Floats
 
     @property
     def spread_x(self) -> Floats:
@@ -141,6 +143,11 @@ class Scored:
     def n_outputs(self) -> int:
         """Classes, or columns of a regression."""
         return int(self.outputs.shape[1])
+
+    @property
+    def is_one_per_sequence(self) -> bool:
+        """Whether no sequence has several items: not a residue task."""
+        return len(self.sequence) == self.n_sequences
 
     @cached_property
     def true_labels(self) -> NDArray[np.bool_]:
@@ -246,24 +253,30 @@ class ValueScorer:
 
     moments: tuple[Floats, ...]
     pairs: tuple[RankPairs, ...]
+    tops: tuple[TopRanks, ...] = ()
 
     @classmethod
     def of(cls, scored: Scored) -> ValueScorer:
-        moments, pairs = [], []
+        moments, pairs, tops = [], [], []
         for column in range(scored.n_outputs):
             y = scored.targets[:, column].astype(np.float64)
             present = np.isfinite(y)
             x = np.where(present, scored.outputs[:, column], np.nan).astype(np.float64)
             moments.append(np.stack([scored.sums(np.nan_to_num(part)) for part in _moments(x, y)], axis=1))
             pairs.append(RankPairs.of(x[present], y[present], scored.sequence[present]))
-        return cls(tuple(moments), tuple(pairs))
+            if scored.is_one_per_sequence:
+                tops.append(TopRanks.of(x[present], y[present], scored.sequence[present]))
+        return cls(tuple(moments), tuple(pairs), tuple(tops))
 
     def tally(self, weights: Floats) -> Agreement:
         """Sum under (rows, n_sequences) weights."""
         sums = np.stack([weights @ moments for moments in self.moments], axis=1)
         spearman = np.stack([pairs.spearman(weights) for pairs in self.pairs], axis=1)
         total, x, y, xx, yy, xy, absolute, squared = np.moveaxis(sums, 2, 0)
-        return Agreement(total, x, y, xx, yy, xy, absolute, squared, spearman)
+        best = np.full((2, *spearman.shape), np.nan)
+        for column, top in enumerate(self.tops):
+            best[:, :, column] = top.scores(weights)
+        return Agreement(total, x, y, xx, yy, xy, absolute, squared, spearman, *best)
 
 
 def _moments(x: Floats, y: Floats) -> tuple[Floats, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .case import GOOD, NUMBERS, TRAIN, Case
+from .case import GOOD, NUMBERS, TRAIN, Case, labelled
 
 CONFIGS = (
     Case(
@@ -177,6 +177,23 @@ CONFIGS = (
         "a class weight below 0",
         f"train good.csv --set 'training.class_weights={{yes: -2}}' {TRAIN}",
         "Configuration: training.class_weights.yes: input should be greater than or equal to 0 (given: -2).",
+    ),
+    Case(
+        "isotonic calibration of three classes",
+        f"train three.csv --set calibration.method=isotonic {TRAIN}",
+        "calibration.method isotonic needs two classes, which seq_classification here has not. Pass auto.",
+        {"three.csv": labelled("no yes maybe no yes maybe no yes")},
+    ),
+    Case(
+        "calibrated probabilities of a regression",
+        f"train n.csv --task seq_regression --set calibration.method=temperature {TRAIN}",
+        "calibration.method temperature needs classes, which seq_regression here has not. Pass auto.",
+        {"n.csv": NUMBERS},
+    ),
+    Case(
+        "a level in percent",
+        f"train good.csv --set calibration.level=90 {TRAIN}",
+        "Configuration: calibration.level: input should be less than 1 (given: 90).",
     ),
     Case(
         "a tracker that there is not",

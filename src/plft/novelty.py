@@ -1,0 +1,62 @@
+"""Inputs unlike anything the model learned from: the distance to the nearest training sequence.
+
+Measured between mean hidden states over residues of the tuned backbone, where nearest neighbours tell inputs that a
+model does not know better than its own probabilities do (Sun et al. 2022, Out-of-distribution detection with deep
+nearest neighbors).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.neighbors import NearestNeighbors
+
+Vectors = NDArray[np.float32]
+FAR_QUANTILE = 0.99
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """Some training sequences as vectors, and from which distance to them an input counts as far.
+
+    states: (sequences, width) float32.  threshold: in the units of the states.
+    """
+
+    states: Vectors
+    threshold: float
+
+    @cached_property
+    def _centre(self) -> NDArray[np.float64]:
+        """Hidden states share one large direction; without it no digits are lost in the differences."""
+        centre: NDArray[np.float64] = self.states.mean(axis=0, dtype=np.float64)
+        return centre
+
+    @cached_property
+    def _index(self) -> NearestNeighbors:
+        return NearestNeighbors(n_neighbors=1, algorithm="brute").fit(self.states - self._centre)
+
+    def distances(self, states: Vectors) -> NDArray[np.float64]:
+        """Return the Euclidean distance of each of (inputs, width) states to the nearest kept one: (inputs,)."""
+        if not len(states):
+            return np.empty(0)
+        found: NDArray[np.float64] = self._index.kneighbors(states - self._centre)[0][:, 0]
+        return found
+
+
+def fit_neighbours(training: Vectors, held_out: Vectors | None) -> Neighbours | None:
+    """Keep training states, and call far what lies further than 99 % of the held-out ones.
+
+    training, held_out: (sequences, width).  Without held-out states each training one is asked for its nearest other.
+    None where there are not two training sequences.
+    """
+    if len(training) < 2:
+        return None
+    kept = Neighbours(training.astype(np.float32), np.inf)
+    if held_out is not None and len(held_out):
+        distances = kept.distances(held_out)
+    else:
+        distances = kept._index.kneighbors()[0][:, 0]
+    return Neighbours(kept.states, float(np.quantile(distances, FAR_QUANTILE)))
