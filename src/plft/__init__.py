@@ -38,6 +38,9 @@ Modules, each importing only from those above it:
     resampling    the bootstrap over sequences
     tallies       what a metric counts, for many resamples at once
     metrics       predictions + targets -> numbers with intervals                    TABLE
+    linear        ridge and logistic regression on given features
+    encodings     sequences -> plain features: composition, k-mers, letters by position
+    baselines     what does without a neural network, beside every run                 TABLE
     training      the transformers Trainer, set up for the above
     budget        how long pretraining lasts, and its learning rate
     pretraining   the Trainer for language models: packed crops in an endless stream
