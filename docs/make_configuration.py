@@ -15,7 +15,7 @@ INTRODUCTION = """\
 
 # Configuration
 
-A run is described by the key `task` and four sections. Every key can stand in a YAML file given with
+A run is described by the key `task` and five sections. Every key can stand in a YAML file given with
 `plft train --config run.yaml`, and every key can be set on the command line with `--set section.key=value`; the common
 ones also have a flag of their own (`plft train --help`). Flags override the file, and `--set` overrides flags.
 

@@ -51,8 +51,10 @@ Modules, each importing only from those above it:
     runfolder     what a run leaves on disk
     plots         figures of the report
     findings      what a run folder says, in words and tables
+    worth         what fine-tuning added over the baselines, in words and a table
     mistakes      the predictions that went most wrong
     report        a run folder -> a page and a model card
+    baseline_run  baselines trained beside a run and compared with it
     pipeline      the whole run, top to bottom: read this first
     planning      what a run will take, tried on a few batches
     language_preparation  what is read, decided and checked before a language model trains

@@ -25,7 +25,7 @@ from plft.metrics import METRICS, point
 Outputs = list[NDArray[Any]]
 Predict = Callable[[Part], Outputs]
 
-ENOUGH_TO_CHOOSE = 100  # labelled valid sequences; with fewer, cross-validation within train chooses
+ENOUGH_TO_CHOOSE = 100  # labelled valid sequences (residues: MOST_JUDGED or all); with fewer, folds of train choose
 TIE = 1e-3  # scores this close are one: the stronger penalty and the smaller setting, tried first, are kept
 FOLDS = 5
 FEWEST_ROWS = 500  # a baseline that could learn only from fewer than these says little, and is left out
@@ -184,7 +184,7 @@ def linear(problem: Problem, settings: Callable[[Problem], Iterable[Setting]]) -
         if len(kept) < min(len(rows), FEWEST_ROWS):
             break  # the settings that follow cost more
         matrix = setting.features(problem.train, kept)
-        score = partial(judge.score, setting, matrix, targets[kept], weights[kept], kept)
+        score = judge.scorer(setting, matrix, targets[kept], weights[kept], kept)
         for penalty, value in path(score, problem.in_time):
             if best is None or value > best[0] + TIE:
                 best, most = (value, setting, penalty), len(kept)
@@ -242,10 +242,18 @@ class ByValid:
     words: str = "chosen on valid"
     repeats: int = 1
 
-    def score(self, setting: Setting, matrix: Matrix, targets: Any, weights: Any, rows: Any, penalty: float) -> float:
-        """Fit to the train items and score on valid."""
-        model = fit(matrix, targets, weights, self.problem.labels.n_outputs, penalty)
-        return self.problem.score(_predict(self.problem, setting.features, model, self.valid), self.valid.targets)
+    def scorer(
+        self, setting: Setting, matrix: Matrix, targets: NDArray[Any], weights: NDArray[Any], rows: NDArray[Any]
+    ) -> Callable[[float], float]:
+        """Return a function that fits to the train items with a penalty and scores on valid."""
+        pieces = [(setting.features(piece, None), piece.sequences) for piece in _chunks(self.problem, self.valid)]
+
+        def score(penalty: float) -> float:
+            model = fit(matrix, targets, weights, self.problem.labels.n_outputs, penalty)
+            answers = [_per_sequence(self.problem, model.outputs(asked), sequences) for asked, sequences in pieces]
+            return self.problem.score([each for answer in answers for each in answer], self.valid.targets)
+
+        return score
 
 
 @dataclass(frozen=True)
@@ -260,18 +268,22 @@ class ByFolds:
     words: str = "chosen by cross-validation within train"
     repeats: int = FOLDS
 
-    def score(self, setting: Setting, matrix: Matrix, targets: Any, weights: Any, rows: Any, penalty: float) -> float:
-        """Predict each fold from the others and score all together."""
-        width = self.problem.labels.n_outputs
-        outputs = np.zeros((len(rows), width))
-        for each in range(FOLDS):
-            asked = np.flatnonzero(self.fold[rows] == each)
-            if len(asked):
-                others = np.where(self.fold[rows] == each, 0.0, weights)
+    def scorer(
+        self, setting: Setting, matrix: Matrix, targets: NDArray[Any], weights: NDArray[Any], rows: NDArray[Any]
+    ) -> Callable[[float], float]:
+        """Return a function that predicts each fold from the others with a penalty and scores all together."""
+        fold, width = self.fold[rows], self.problem.labels.n_outputs
+
+        def score(penalty: float) -> float:
+            outputs = np.zeros((len(rows), width))
+            for each in np.unique(fold):
+                others = np.where(fold == each, 0.0, weights)
                 if not others.any():
                     return -np.inf
-                outputs[asked] = fit(matrix, targets, others, width, penalty).outputs(matrix[asked])
-        return self.problem.score(*self._as_scored(outputs, targets))
+                outputs[fold == each] = fit(matrix, targets, others, width, penalty).outputs(matrix[fold == each])
+            return self.problem.score(*self._as_scored(outputs, targets))
+
+        return score
 
     def _as_scored(self, outputs: NDArray[Any], targets: NDArray[Any]) -> tuple[Outputs, Outputs]:
         """Give items the shape of targets: for the metric each residue may be a sequence of its own."""
@@ -286,21 +298,21 @@ class ByFolds:
 def _judge(problem: Problem) -> ByValid | ByFolds:
     valid = problem.valid
     if valid is not None and len(valid.targets) and valid.is_known.sum() >= ENOUGH_TO_CHOOSE:
-        return ByValid(problem, _judged(problem, valid))
+        return ByValid(problem, valid.take(judged_rows(problem, valid)))
     sequences = problem.train.sequences
     fold = np.random.default_rng(problem.seed).permutation(len(sequences)) % FOLDS
     sizes = [len(sequence) for sequence in sequences] if problem.task.is_residue else 1
     return ByFolds(problem, np.repeat(fold, sizes))
 
 
-def _judged(problem: Problem, valid: Part) -> Part:
-    """The labelled sequences of valid, in residue tasks as many as hold MOST_JUDGED residues."""
+def judged_rows(problem: Problem, valid: Part) -> NDArray[np.int64]:
+    """Return the labelled sequences of valid, in residue tasks as many as hold MOST_JUDGED residues."""
     rows = np.flatnonzero(valid.is_known)
-    if not problem.task.is_residue:
-        return valid.take(rows) if len(rows) < len(valid.sequences) else valid
+    if not problem.task.is_residue or not len(rows):
+        return rows
     order = np.random.default_rng(problem.seed).permutation(rows)
     total = np.cumsum([len(valid.sequences[row]) for row in order])
-    return valid.take(np.sort(order[: max(1, int(np.searchsorted(total, MOST_JUDGED)))]))
+    return np.sort(order[: max(1, int(np.searchsorted(total, MOST_JUDGED)))])
 
 
 # --- the rows

@@ -171,6 +171,15 @@ class TrainingConfig(Section):
         return {str(name): weight for name, weight in value.items()} if isinstance(value, Mapping) else value
 
 
+class BaselinesConfig(Section):
+    """What the same data give without a neural network, and with the pretrained one left as it is."""
+
+    run: bool = Field(True, description="train baselines beside the model and compare it with them")
+    minutes: Annotated[float, Field(gt=0)] = Field(
+        2, description="time for all baselines; what does not fit learns from fewer sequences or is left out, and said"
+    )
+
+
 class LanguageModelConfig(Section):
     """Pretraining from scratch, or further from a model: what `pretraining.yaml` in the new folder holds."""
 
@@ -232,6 +241,7 @@ class RunConfig(Section):
     model: ModelConfig = Field(default_factory=lambda: ModelConfig())
     tuning: TuningConfig = Field(default_factory=lambda: TuningConfig())
     training: TrainingConfig = Field(default_factory=lambda: TrainingConfig())
+    baselines: BaselinesConfig = Field(default_factory=lambda: BaselinesConfig())
 
     @model_validator(mode="after")
     def _several_columns_fit_the_task(self) -> RunConfig:

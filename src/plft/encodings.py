@@ -23,8 +23,8 @@ class Part:
     """Sequences of one split as a baseline sees them.
 
     targets: as from `LabelSpace.encode`; empty where they are only to be predicted.  weights: (sequences,).
-    hidden: what a pretrained backbone makes of each sequence, in their order: a matrix (sequences, width), or for
-    residue tasks an iterable of (residues, width), read once per call.
+    hidden: what a pretrained backbone makes of each item: a matrix (items, width), or an iterable with one entry per
+    sequence, (width,) or for residue tasks (residues, width), read once per call.
     """
 
     sequences: Sequence[str]
@@ -33,7 +33,7 @@ class Part:
     hidden: Iterable[NDArray[Any]] | None = None
 
     def take(self, rows: Sequence[int] | NDArray[np.int64]) -> Part:
-        """Return the part of some sequences; hidden must be a matrix or a list then."""
+        """Return the part of some sequences; hidden is then a list, or a matrix with one row per sequence."""
         hidden: Any = self.hidden
         if hidden is not None:
             hidden = hidden[rows] if isinstance(hidden, np.ndarray) else [hidden[row] for row in rows]

@@ -21,15 +21,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import TrainerCallback, set_seed
 
 from plft.alphabet import ALPHABETS, check_alphabet
+from plft.baseline_run import States, beside
 from plft.checkpoints import resolve
 from plft.config import RunConfig, load_config, make_config
 from plft.dataset import SequenceDataset, longest_input
 from plft.errors import PlftError, look_up
-from plft.heads import LightAttentionHead, TaskHead, mean_over_residues
+from plft.heads import LightAttentionHead, TaskHead
 from plft.keeping import kept_features
 from plft.labels import LabelSpace, TaskType
 from plft.metrics import Evaluation
@@ -177,7 +178,7 @@ def run_training(
         gc.collect()
         earlier = {"command": before["command"]} if before.get("command") else {}
         seconds = before.get("seconds", 0) + time.monotonic() - started
-        finish(folder, prepared, head, environment | earlier | steps | {"seconds": round(seconds, 1)})
+        finish(folder, prepared, head, environment | earlier | steps | {"seconds": round(seconds, 1)}, say)
 
 
 def is_main() -> bool:
@@ -301,17 +302,20 @@ def describe(prepared: Prepared, precision: str, parameters: tuple[int, int], co
     }
 
 
-def finish(folder: RunFolder, prepared: Prepared, head: nn.Module | None, environment: dict[str, Any]) -> None:
-    """Load the saved model, score every split but train with it, and write what the run leaves."""
+def finish(
+    folder: RunFolder, prepared: Prepared, head: nn.Module | None, environment: dict[str, Any], say: Say
+) -> None:
+    """Load the saved model, score it and the baselines on every split but train, and write what the run leaves."""
     predictor = on_device(load_predictor(folder.model, head, prepared.config.model.trust_remote_code))
-    splits = {}
+    evaluations = {}
     for name, part in prepared.parts.items():
         if name != "train":
             dataset = predictor.dataset(part, labelled=True, unseen="missing")
             outputs = predictor.outputs(dataset)
             if dataset.has_labels:
-                splits[name] = evaluation_of(predictor, dataset, outputs).to_json()
+                evaluations[name] = evaluation_of(predictor, dataset, outputs)
             write_rows(folder.predictions_file(name), prediction_rows(predictor, part, outputs))
+    del predictor
     labels = prepared.labels
     write_json(
         folder.metrics_file,
@@ -321,8 +325,8 @@ def finish(folder: RunFolder, prepared: Prepared, head: nn.Module | None, enviro
             "classes": list(labels.classes),
             "columns": list(labels.columns),
             "main_metric": prepared.config.training.metric,
-            "splits": splits,
-            "baselines": {},
+            "splits": {name: each.to_json() for name, each in evaluations.items()},
+            **beside(prepared, evaluations, say),
         },
     )
     write_json(folder.environment_file, environment)
@@ -524,16 +528,8 @@ def embedder(name: str, trust_remote_code: bool = False, precision: str = "fp32"
     width = backbone.config.hidden_size
     columns = tuple(f"e{index}" for index in range(width))
     labels = LabelSpace(TaskType.SEQ_REGRESSION, columns=columns, mean=(0.0,) * width, scale=(1.0,) * width)
-    model = PLMTaskModel(TaskType.SEQ_REGRESSION, backbone, MeanState())
+    model = PLMTaskModel(TaskType.SEQ_REGRESSION, backbone, States(per_residue=False))
     return on_device(Predictor(model.eval(), tokenizer, labels, tokenizer.family, limit), precision)
-
-
-class MeanState(nn.Module):
-    """A head that only pools."""
-
-    def forward(self, hidden_states: Tensor, attention_mask: Tensor) -> Tensor:
-        """(batch, tokens, width) -> (batch, width)"""
-        return mean_over_residues(hidden_states, attention_mask.bool())
 
 
 def finetune(config: RunConfig | Mapping[str, Any] | str | Path, out: str | Path = "run", **options: Any) -> Run:
