@@ -51,7 +51,7 @@ def _amount(row: MetricRow, value: float, low: float, high: float) -> str:
     """Write the size of a difference whose interval does not contain 0."""
     ends = {"low": min(abs(low), abs(high)), "high": max(abs(low), abs(high))}
     size = in_words(abs(value), row.name)
-    if not float(size):
+    if row.higher_is_better and abs(value) < 0.0005:
         return f"less than 0.001 {row.title}"
     return f"{size} {row.title} (95 % interval {interval_in_words(ends, row.name)})"
 
