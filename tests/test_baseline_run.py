@@ -106,7 +106,8 @@ def test_no_baselines_where_none_are_wanted(tmp_path: Path) -> None:
     data = small_run.write_table(tmp_path / "data.csv")
     run = train(small_run.config(data, training={"epochs": 1}), tmp_path / "run")
     assert metrics_of(run.path)["baselines"] == {}
-    assert "baseline" not in (run.path / "report.html").read_text()
+    assert "best baseline" not in (run.path / "report.html").read_text()
+    assert "aselines" not in (run.path / "README.md").read_text()
 
 
 def test_what_takes_too_long_is_left_out_and_said(tmp_path: Path) -> None:
