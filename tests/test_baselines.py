@@ -165,6 +165,21 @@ def test_the_label_of_the_nearest_neighbour_always_wins_and_closer_ones_are_sure
     assert 0.5 < near[1] < 1
 
 
+def test_where_nothing_aligns_shared_kmers_find_a_neighbour_and_slow_alignments_are_not_begun(monkeypatch):
+    problem = problem_of(TaskType.SEQ_REGRESSION, n=50)
+    problem = replace(problem, train=replace(problem.train, targets=[np.array([float(at)]) for at in range(50)]))
+    sequences = problem.train.sequences
+    aligned = homology.Nearest(np.array([0.9, 0.0]), np.array([3, -1]))
+    monkeypatch.setattr(homology, "find_mmseqs", lambda: "mmseqs")
+    monkeypatch.setattr(homology, "nearest", lambda *_: aligned)
+    found = trained("neighbour", problem, Part([sequences[20], sequences[40]]))
+    assert [float(each[0]) for each in found.outputs["test"]] == [3.0, 40.0]
+    assert found.note == "by alignment, else by shared k-mers"
+    found = trained("neighbour", replace(problem, n_asked=1_000_000), Part([sequences[20]]))
+    assert found.outputs["test"][0][0] == 20.0
+    assert "weaker" in found.note
+
+
 @pytest.mark.parametrize("name", ["composition", "one_hot", "kmers", "neighbour"])
 def test_sequences_without_weight_or_label_teach_nothing(name):
     problem, test = problem_of(TaskType.SEQ_CLASSIFICATION), part(TaskType.SEQ_CLASSIFICATION, 40, 2)

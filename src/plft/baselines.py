@@ -33,8 +33,9 @@ MOST_JUDGED = 50_000  # residues of valid on which settings are judged
 ITEMS_AT_ONCE = 100_000
 LENGTHS_AGREE = 0.8  # one-hot: the shortest is at least this share of the longest, among 99 % of the sequences
 KMER_LENGTHS = {"protein": (2, 3), "dna": (3, 4, 5, 6), "rna": (3, 4, 5, 6)}
+FAINTEST = 0.01  # identity from which on a training sequence is similar at all
 PAIRS_PER_SECOND = 1e8  # k-mers shared by a pair, counted by kmers.best
-CELLS_PER_SECOND = 1e10  # of alignments, by MMseqs2
+ALIGNMENT_SECONDS, CELL_SECONDS = 2e-5, 1.5e-9  # of one alignment with MMseqs2: at least, and per cell
 
 
 @dataclass(frozen=True)
@@ -357,30 +358,56 @@ def neighbour(problem: Problem) -> Fitted:
         labels = np.eye(problem.labels.n_outputs)[labels]
     labels = np.where(known(labels), labels, prior)  # of several columns some may be missing
 
-    def predict(part: Part) -> Outputs:
-        found = homology.nearest(part.sequences, sequences, problem.alphabet)
-        has_one = (found.target >= 0)[:, None]
-        share = np.ones((len(has_one), 1)) if problem.task.is_regression else 0.5 + found.identity[:, None] / 2
-        return list(np.where(has_one, share * labels[found.target] + (1 - share) * prior, prior))
+    is_aligned = _can_align(problem, rows)
 
-    way = "by alignment" if homology.find_mmseqs() is not None else "by shared k-mers, which is weaker"
+    def predict(part: Part) -> Outputs:
+        identity, target = _nearest(part.sequences, sequences, problem.alphabet, is_aligned)
+        has_one = (target >= 0)[:, None]
+        share = np.ones((len(has_one), 1)) if problem.task.is_regression else 0.5 + identity[:, None] / 2
+        return list(np.where(has_one, share * labels[target] + (1 - share) * prior, prior))
+
+    way = "by alignment, else by shared k-mers" if is_aligned else "by shared k-mers, which is weaker than alignment"
     said = [way, _sampled(len(rows), int((weights > 0).sum()), problem)]
     return Fitted(predict, ", ".join(each for each in said if each))
 
 
+def _nearest(
+    queries: Sequence[str], targets: Sequence[str], alphabet: Alphabet, is_aligned: bool
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Return identity and position of the most similar target of each query, 0 and -1 where there is none.
+
+    Where an alignment finds none, or none is made, shared k-mers may still find one.
+    """
+    identity, target = np.zeros(len(queries)), np.full(len(queries), -1, dtype=np.int64)
+    if is_aligned:
+        found = homology.nearest(queries, targets, alphabet)
+        identity, target = found.identity.copy(), found.target.copy()
+    left = np.flatnonzero(target < 0)
+    asked, held = (
+        [each.replace("U", "T") if alphabet.name == "rna" else each for each in some]
+        for some in ([queries[at] for at in left], targets)
+    )
+    query, at, estimated = kmers.best(asked, held, alphabet, FAINTEST, homology.COVERAGE)
+    identity[left[query]], target[left[query]] = estimated, at
+    return identity, target
+
+
+def _can_align(problem: Problem, rows: NDArray[np.int64]) -> bool:
+    """Whether MMseqs2 is at hand and aligns what will be asked in time."""
+    if homology.find_mmseqs() is None:
+        return False
+    length = float(np.mean([len(problem.train.sequences[row]) for row in rows]))
+    alignments = problem.n_asked * min(len(rows), homology.THOROUGH.most_targets)
+    return alignments * (ALIGNMENT_SECONDS + CELL_SECONDS * length**2) <= problem.seconds
+
+
 def _searchable(problem: Problem, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the training sequences that can be searched in time."""
-    lengths = np.array([len(problem.train.sequences[row]) for row in rows], dtype=np.float64)
-    if homology.find_mmseqs() is not None:
-        aligned = min(len(rows), homology.THOROUGH.most_targets)
-        seconds = problem.n_asked * aligned * float(lengths.mean()) ** 2 / CELLS_PER_SECOND
-        n = len(rows) if seconds <= problem.seconds else 0
-    else:
-        probe = _sample(rows, FEWEST_ROWS, problem.seed)
-        size = kmers.K[problem.alphabet.name]
-        holders = kmers.counts([problem.train.sequences[row] for row in probe], problem.alphabet, size).sign().sum(0)
-        shared = float(np.square(np.asarray(holders)).sum()) / len(probe) ** 2  # k-mers that two of them share
-        n = int(problem.seconds * PAIRS_PER_SECOND / max(problem.n_asked * shared, 1e-9))
+    """Return the training sequences that can be compared by k-mers in time."""
+    probe = _sample(rows, FEWEST_ROWS, problem.seed)
+    size = kmers.K[problem.alphabet.name]
+    holders = kmers.counts([problem.train.sequences[row] for row in probe], problem.alphabet, size).sign().sum(0)
+    shared = float(np.square(np.asarray(holders)).sum()) / len(probe) ** 2  # k-mers that two of them share
+    n = int(problem.seconds * PAIRS_PER_SECOND / max(problem.n_asked * shared, 1e-9))
     if n < min(len(rows), FEWEST_ROWS):
         raise NoTimeError(f"comparing {problem.n_asked:,} sequences with {len(rows):,} takes too long")
     return _sample(rows, n, problem.seed)
