@@ -383,10 +383,9 @@ def _nearest(
         found = homology.nearest(queries, targets, alphabet)
         identity, target = found.identity.copy(), found.target.copy()
     left = np.flatnonzero(target < 0)
-    asked, held = (
-        [each.replace("U", "T") if alphabet.name == "rna" else each for each in some]
-        for some in ([queries[at] for at in left], targets)
-    )
+    asked, held = [queries[row] for row in left.tolist()], list(targets)
+    if alphabet.name == "rna":
+        asked, held = ([each.replace("U", "T") for each in some] for some in (asked, held))
     query, at, estimated = kmers.best(asked, held, alphabet, FAINTEST, homology.COVERAGE)
     identity[left[query]], target[left[query]] = estimated, at
     return identity, target
