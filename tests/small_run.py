@@ -32,6 +32,7 @@ def values(data: Path, /, **sections: dict[str, Any]) -> dict[str, Any]:
         "model": {"name": "scratch:tiny-esm2", "head_dropout": 0.3},
         "tuning": {"method": "full"},
         "training": {"epochs": 2, "batch_residues": 200, "precision": "fp32", "early_stopping": None},
+        "baselines": {"run": False},
     }
     return {name: part | sections.get(name, {}) for name, part in defaults.items()} | (
         {"task": sections["task"]} if "task" in sections else {}

@@ -13,7 +13,7 @@ from sklearn import metrics as sk
 
 from plft.errors import PlftError
 from plft.labels import TaskType
-from plft.metrics import METRICS, evaluate, metrics_for, point
+from plft.metrics import METRICS, difference, evaluate, metrics_for, point
 from plft.resampling import affordable, draw
 from plft.tallies import Scored, scorer_of
 
@@ -375,3 +375,30 @@ def test_the_95_percent_interval_covers_the_truth_93_to_97_percent_of_the_time(s
             metric = evaluate(task, outputs, targets, resamples=500).metrics[name]
         covered.append(metric.low <= truth <= metric.high)
     assert 0.93 <= np.mean(covered) <= 0.97
+
+
+def test_the_paired_difference_has_the_interval_of_the_differences_per_sequence():
+    random = np.random.default_rng(4)
+    targets = [np.asarray(each) for each in random.integers(0, 2, 400)]
+    hard = random.random(400) < 0.4  # both fail together on these: a paired interval does not mind
+    right = [~hard, ~hard & (random.random(400) < 0.9)]
+    outputs = [[np.eye(2)[t if ok else 1 - t] for t, ok in zip(targets, rights, strict=True)] for rights in right]
+    one, other = (evaluate(TaskType.SEQ_CLASSIFICATION, each, targets) for each in outputs)
+    found = difference(one, other, "accuracy")
+    each = right[0].astype(float) - right[1]
+    error = 1.96 * each.std() / 20  # of a mean of 400
+    assert found.value == pytest.approx(each.mean())
+    assert (found.low, found.high) == pytest.approx((each.mean() - error, each.mean() + error), abs=0.004)
+    widths = [row.metrics["accuracy"].high - row.metrics["accuracy"].low for row in (one, other)]
+    assert found.high - found.low < 0.7 * min(widths)
+    back = difference(other, one, "accuracy")
+    assert (back.value, back.low, back.high) == pytest.approx((-found.value, -found.high, -found.low))
+
+
+def test_a_difference_with_itself_is_nothing_and_other_targets_are_refused():
+    outputs, targets = [np.eye(2)[at % 2] for at in range(30)], [np.asarray(int(at % 3 == 0)) for at in range(30)]
+    one = evaluate(TaskType.SEQ_CLASSIFICATION, outputs, targets)
+    found = difference(one, one, "mcc")
+    assert (found.value, found.low, found.high) == (0, 0, 0)
+    with pytest.raises(ValueError, match="not of the same targets"):
+        difference(one, evaluate(TaskType.SEQ_CLASSIFICATION, outputs[1:], targets[1:]), "mcc")

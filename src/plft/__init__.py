@@ -42,6 +42,9 @@ Modules, each importing only from those above it:
     conformal     intervals and sets of classes that hold the truth at a stated rate
     novelty       inputs unlike the training sequences
     certainty     calibration, intervals and novelty of one model
+    linear        ridge and logistic regression on given features
+    encodings     sequences -> plain features: composition, k-mers, letters by position
+    baselines     what does without a neural network, beside every run                 TABLE
     training      the transformers Trainer, set up for the above
     budget        how long pretraining lasts, and its learning rate
     pretraining   the Trainer for language models: packed crops in an endless stream
@@ -54,8 +57,10 @@ Modules, each importing only from those above it:
     plots         figures of the report
     findings      what a run folder says, in words and tables
     reliability   how far a run's probabilities and intervals hold, in words and plots
+    worth         what fine-tuning added over the baselines, in words and a table
     mistakes      the predictions that went most wrong
     report        a run folder -> a page and a model card
+    baseline_run  baselines trained beside a run and compared with it
     pipeline      the whole run, top to bottom: read this first
     planning      what a run will take, tried on a few batches
     language_preparation  what is read, decided and checked before a language model trains

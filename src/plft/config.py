@@ -186,6 +186,15 @@ class CalibrationConfig(Section):
     )
 
 
+class BaselinesConfig(Section):
+    """What the same data give without a neural network, and with the pretrained one left as it is."""
+
+    run: bool = Field(True, description="train baselines beside the model and compare it with them")
+    minutes: Annotated[float, Field(gt=0)] = Field(
+        2, description="time for all baselines; what does not fit learns from fewer sequences or is left out, and said"
+    )
+
+
 class LanguageModelConfig(Section):
     """Pretraining from scratch, or further from a model: what `pretraining.yaml` in the new folder holds."""
 
@@ -248,6 +257,7 @@ class RunConfig(Section):
     tuning: TuningConfig = Field(default_factory=lambda: TuningConfig())
     training: TrainingConfig = Field(default_factory=lambda: TrainingConfig())
     calibration: CalibrationConfig = Field(default_factory=lambda: CalibrationConfig())
+    baselines: BaselinesConfig = Field(default_factory=lambda: BaselinesConfig())
 
     @model_validator(mode="after")
     def _several_columns_fit_the_task(self) -> RunConfig:

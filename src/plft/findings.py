@@ -54,9 +54,7 @@ class RunFiles:
     @property
     def splits(self) -> dict[str, Any]:
         """Evaluated splits: test first, other test sets, then valid, then train."""
-        found = self.results.get("splits", {})
-        rank = {"test": 0, "valid": 2, "train": 3}
-        return dict(sorted(found.items(), key=lambda item: (rank.get(item[0], 1), item[0])))
+        return in_order(self.results.get("splits", {}))
 
     @property
     def main_split(self) -> str:
@@ -79,6 +77,12 @@ class RunFiles:
         there = self.splits[self.main_split]["metrics"]
         named = self.results.get("main_metric")
         return str(named) if named in there and named in METRICS else next(name for name in METRICS if name in there)
+
+
+def in_order(splits: Mapping[str, Any]) -> dict[str, Any]:
+    """Sort evaluated splits: test first, other test sets, then valid, then train."""
+    rank = {"test": 0, "valid": 2, "train": 3}
+    return dict(sorted(splits.items(), key=lambda item: (rank.get(item[0], 1), item[0])))
 
 
 def read_run(folder: Path) -> RunFiles:

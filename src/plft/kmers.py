@@ -104,6 +104,20 @@ def _most_shared(
 # --- k-mers
 
 
+def counts(sequences: Sequence[str], alphabet: Alphabet, k: int) -> sparse.csr_matrix:
+    """Return how often each k-mer of plain letters occurs in each sequence, (sequences, letters**k), this strand only.
+
+    A k-mer with any other letter is not counted; U and T of RNA and DNA are the same letter.
+    """
+    letters = (PROTEIN if alphabet.name == "protein" else DNA).letters
+    spelled = sequences if alphabet.name != "rna" else [sequence.replace("U", "T") for sequence in sequences]
+    codes, owner = _codes(spelled, letters, k, both_strands=False)
+    shape = (len(sequences), len(letters) ** k)
+    found = sparse.csr_matrix((np.ones(len(codes)), (owner, codes)), shape=shape)
+    found.sum_duplicates()
+    return found
+
+
 def _table(sequences: Sequence[str], alphabet: Alphabet) -> sparse.csr_matrix:
     """Which sequence holds which k-mer: (sequences, all possible k-mers) of ones."""
     protein = alphabet.name == "protein"

@@ -58,7 +58,8 @@ class Evaluation:
     """What one set of predictions is worth.
 
     n: sequences given.  n_scored: targets that were not missing (residues in residue tasks).  n_sequences: sequences
-    with at least one of them, the units of the bootstrap.  details: see `evaluate`; ready for JSON.
+    with at least one of them, the units of the bootstrap.  details: see `evaluate`; ready for JSON.  replicates: each
+    metric's values under the resamples, (resamples,), which are the same for all predictions of the same targets.
     """
 
     n: int
@@ -66,12 +67,26 @@ class Evaluation:
     n_sequences: int
     metrics: dict[str, Metric]
     details: dict[str, Any] = field(default_factory=dict)
+    replicates: dict[str, Floats] = field(default_factory=dict, repr=False, compare=False)
 
     def to_json(self) -> dict[str, Any]:
         """Return the plain form kept under ``splits`` in metrics.json."""
         metrics = {name: metric.to_json() for name, metric in self.metrics.items()}
         counts = {"n": self.n, "n_scored": self.n_scored, "n_sequences": self.n_sequences}
         return {**counts, "metrics": metrics, "details": self.details}
+
+
+def difference(one: Evaluation, other: Evaluation, metric: str) -> Metric:
+    """Return by how much a metric of one prediction exceeds that of another one of the same targets.
+
+    The 95 % percentile interval is that of the paired bootstrap: both are scored on the same resamples of sequences, so
+    that what makes a resample easy or hard for both cancels.  Raises ValueError where they were not.
+    """
+    pair = [each.replicates.get(metric, np.zeros(0)) for each in (one, other)]
+    if (one.n_scored, one.n_sequences, len(pair[0])) != (other.n_scored, other.n_sequences, len(pair[1])):
+        raise ValueError("the two evaluations are not of the same targets and resamples")
+    value = one.metrics[metric].value - other.metrics[metric].value
+    return _with_interval(np.array([value]), [pair[0] - pair[1]] if len(pair[0]) else [])
 
 
 def _precision(tally: Tally) -> Floats:
@@ -248,7 +263,9 @@ def evaluate(
         details = _describe_values(scored, whole, rows, columns)
     else:
         details = _describe_classes(scored, whole, classes)
-    return Evaluation(scored.n, len(scored.sequence), scored.n_sequences, metrics, {"resamples": resamples, **details})
+    joined = {name: np.concatenate(blocks) for name, blocks in replicates.items() if blocks}
+    details = {"resamples": resamples, **details}
+    return Evaluation(scored.n, len(scored.sequence), scored.n_sequences, metrics, details, joined)
 
 
 def _refuse_other_classes(scored: Scored, classes: Sequence[str]) -> None:

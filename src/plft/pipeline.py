@@ -21,15 +21,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import TrainerCallback, set_seed
 
 from plft.alphabet import ALPHABETS, check_alphabet
+from plft.baseline_run import States, beside
 from plft.checkpoints import resolve
 from plft.config import RunConfig, load_config, make_config
 from plft.dataset import SequenceDataset, longest_input
 from plft.errors import PlftError, look_up
-from plft.heads import LightAttentionHead, TaskHead, mean_over_residues
+from plft.heads import LightAttentionHead, TaskHead
 from plft.held_out import answer_held_out
 from plft.keeping import kept_features
 from plft.labels import LabelSpace, TaskType
@@ -179,7 +180,7 @@ def run_training(
         gc.collect()
         earlier = {"command": before["command"]} if before.get("command") else {}
         seconds = before.get("seconds", 0) + time.monotonic() - started
-        finish(folder, prepared, head, environment | earlier | steps | {"seconds": round(seconds, 1)})
+        finish(folder, prepared, head, environment | earlier | steps | {"seconds": round(seconds, 1)}, say)
 
 
 def is_main() -> bool:
@@ -303,17 +304,21 @@ def describe(prepared: Prepared, precision: str, parameters: tuple[int, int], co
     }
 
 
-def finish(folder: RunFolder, prepared: Prepared, head: nn.Module | None, environment: dict[str, Any]) -> None:
-    """Load the saved model, score every split but train with it, and write what the run leaves."""
+def finish(
+    folder: RunFolder, prepared: Prepared, head: nn.Module | None, environment: dict[str, Any], say: Say
+) -> None:
+    """Load the saved model, score it and the baselines on every split but train, and write what the run leaves."""
     predictor = on_device(load_predictor(folder.model, head, prepared.config.model.trust_remote_code))
     config = prepared.config
     held_out = answer_held_out(predictor, prepared.parts, config.calibration, config.training.seed)
     write_certainty(folder.model, held_out.predictor.certainty)
-    splits = {}
+    evaluations = {}
     for name, part in held_out.parts.items():
         if part.dataset.has_labels:
-            splits[name] = evaluation_of(predictor, part.dataset, held_out.outputs(name)).to_json()
+            evaluations[name] = evaluation_of(predictor, part.dataset, held_out.outputs(name))
         write_rows(folder.predictions_file(name), held_out.rows(name))
+    certain = held_out.to_json()
+    del predictor, held_out
     labels = prepared.labels
     write_json(
         folder.metrics_file,
@@ -323,9 +328,9 @@ def finish(folder: RunFolder, prepared: Prepared, head: nn.Module | None, enviro
             "classes": list(labels.classes),
             "columns": list(labels.columns),
             "main_metric": prepared.config.training.metric,
-            "splits": splits,
-            "baselines": {},
-            "calibration": held_out.to_json(),
+            "splits": {name: each.to_json() for name, each in evaluations.items()},
+            **beside(prepared, evaluations, say),
+            "calibration": certain,
         },
     )
     write_json(folder.environment_file, environment)
@@ -518,16 +523,8 @@ def embedder(name: str, trust_remote_code: bool = False, precision: str = "fp32"
     width = backbone.config.hidden_size
     columns = tuple(f"e{index}" for index in range(width))
     labels = LabelSpace(TaskType.SEQ_REGRESSION, columns=columns, mean=(0.0,) * width, scale=(1.0,) * width)
-    model = PLMTaskModel(TaskType.SEQ_REGRESSION, backbone, MeanState())
+    model = PLMTaskModel(TaskType.SEQ_REGRESSION, backbone, States(per_residue=False))
     return on_device(Predictor(model.eval(), tokenizer, labels, tokenizer.family, limit), precision)
-
-
-class MeanState(nn.Module):
-    """A head that only pools."""
-
-    def forward(self, hidden_states: Tensor, attention_mask: Tensor) -> Tensor:
-        """(batch, tokens, width) -> (batch, width)"""
-        return mean_over_residues(hidden_states, attention_mask.bool())
 
 
 def finetune(config: RunConfig | Mapping[str, Any] | str | Path, out: str | Path = "run", **options: Any) -> Run:

@@ -18,6 +18,7 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from plft import worth
 from plft.findings import (
     PREDICTIONS,
     MetricLine,
@@ -112,6 +113,9 @@ def words(run: RunFiles) -> dict[str, Any]:
         "warnings": data_warnings(run),
         "evaluated": list(run.splits),
         "metrics": metric_lines(run),
+        "verdict": worth.verdict(run.results),
+        "baselines": worth.table(run),
+        "left_out": worth.left_out(run),
         "resamples": run.details.get("resamples"),
         "parts": part_table(run),
         "several_columns": len(run.details.get("per_column") or {}) > 1,

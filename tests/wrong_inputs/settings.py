@@ -86,6 +86,11 @@ CONFIGS = (
         "Configuration: training.epochs: input should be greater than 0 (given: -1.0).",
     ),
     Case(
+        "no time for the baselines",
+        f"train good.csv --set baselines.minutes=0 {TRAIN}",
+        "Configuration: baselines.minutes: input should be greater than 0 (given: 0).",
+    ),
+    Case(
         "a learning rate that is not a number",
         f"train good.csv --set training.learning_rate=.nan {TRAIN}",
         "Configuration: training.learning_rate: input should be a finite number (given: nan).",

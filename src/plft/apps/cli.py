@@ -233,6 +233,7 @@ def run_and_show(config: Any, out: Path, *, resume: bool, overwrite: bool, json:
     """Train with progress on the console, then show the metrics."""
     from plft import console
     from plft.apps.progress import TrainingProgress
+    from plft.apps.results import show_metrics
     from plft.pipeline import train as train_run
 
     quiet_libraries()
@@ -260,18 +261,6 @@ def closing_lines(out: Path, sequences: str = "SEQUENCES.fasta") -> None:
     from plft import console
 
     console.result(f"\nreport: {out / 'report.html'}\nnext: plft predict {out} {sequences} -o predictions.csv")
-
-
-def show_metrics(metrics: dict[str, Any]) -> None:
-    """Tables of the evaluated splits: test first, validation only where there is nothing else."""
-    from plft import console
-    from plft.metrics import METRICS
-
-    names = {name: row.title for name, row in METRICS.items()}
-    splits = metrics["splits"]
-    shown = [name for name in splits if name != "valid"] or list(splits)
-    for name in shown:
-        console.metrics_table(f"{name}: {splits[name]['n']} sequences", splits[name]["metrics"], names)
 
 
 def quiet_libraries() -> None:
