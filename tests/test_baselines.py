@@ -193,8 +193,10 @@ def test_sequences_without_weight_or_label_teach_nothing(name):
     )
     plain = trained(name, replace(problem, train=replace(train, hidden=None)), test).outputs["test"]
     other = trained(name, replace(problem, train=joined), test).outputs["test"]
-    # composition is standardised over all sequences, which changes the penalty's scale a little
-    assert np.allclose(plain, other, atol=0.1 if name == "composition" else 1e-6)
+    if name == "composition":  # standardised over all sequences, which changes what a penalty means, not the ranks
+        assert np.corrcoef(np.stack(plain)[:, 1], np.stack(other)[:, 1])[0, 1] > 0.95
+    else:
+        assert np.allclose(plain, other, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["kmers", "one_hot", "neighbour", "frozen"])

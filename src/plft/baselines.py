@@ -26,7 +26,6 @@ Outputs = list[NDArray[Any]]
 Predict = Callable[[Part], Outputs]
 
 ENOUGH_TO_CHOOSE = 100  # labelled valid sequences (residues: MOST_JUDGED or all); with fewer, folds of train choose
-TIE = 1e-3  # scores this close are one: the stronger penalty and the smaller setting, tried first, are kept
 FOLDS = 5
 FEWEST_ROWS = 500  # a baseline that could learn only from fewer than these says little, and is left out
 MOST_JUDGED = 50_000  # residues of valid on which settings are judged
@@ -187,7 +186,7 @@ def linear(problem: Problem, settings: Callable[[Problem], Iterable[Setting]]) -
         matrix = setting.features(problem.train, kept)
         score = judge.scorer(setting, matrix, targets[kept], weights[kept], kept)
         for penalty, value in path(score, problem.in_time):
-            if best is None or value > best[0] + TIE:
+            if best is None or value > best[0]:
                 best, most = (value, setting, penalty), len(kept)
     if best is None:
         raise NoTimeError("there was no time left for it")

@@ -50,8 +50,8 @@ CONFIGS = (
         "an unknown section",
         f"train --config c.yaml {TRAIN}",
         (
-            "Configuration: unknown key 'trainig'; known here: task, data, model, tuning, training. Did you mean "
-            "'training'?"
+            "Configuration: unknown key 'trainig'; known here: task, data, model, tuning, training, calibration, "
+            "baselines. Did you mean 'training'?"
         ),
         {"c.yaml": "data: {file: good.csv}\ntrainig: {epochs: 1}\n"},
     ),
@@ -108,12 +108,15 @@ CONFIGS = (
     Case(
         "--set in a section that there is not",
         f"train good.csv --set trainig.epochs=3 {TRAIN}",
-        "Unknown section of --set 'trainig'. Known: data, model, tuning, training. Did you mean 'training'?",
+        (
+            "Unknown section of --set 'trainig'. Known: data, model, tuning, training, calibration, baselines. "
+            "Did you mean 'training'?"
+        ),
     ),
     Case(
         "--set inside something that is no section",
         f"train good.csv --set task.name=auto {TRAIN}",
-        "Unknown section of --set 'task'. Known: data, model, tuning, training.",
+        "Unknown section of --set 'task'. Known: data, model, tuning, training, calibration, baselines.",
     ),
     Case(
         "--set of an unknown key",
