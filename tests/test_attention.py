@@ -156,6 +156,23 @@ def test_attention_spelled_out_has_the_gradients_of_its_formula():
     assert torch.autograd.gradcheck(lambda *qkv: SpelledOut.apply(*qkv, runs), states)
 
 
+def test_attention_in_bf16_learns_from_what_tells_tokens_apart():
+    """Early in training keys, and values, are nearly alike: their differences must not drown in the rounding."""
+    torch.manual_seed(0)
+    query, weights = torch.randn(64, 2, 8), torch.randn(64, 2, 8)
+    key, value = (5 + 0.05 * torch.randn(64, 2, 8) for _ in range(2))
+    exact = [each.bfloat16().double().requires_grad_() for each in (query, key, value)]
+    q, k, v = (each.transpose(0, 1) for each in exact)
+    expected = (torch.softmax(q @ k.transpose(1, 2), -1) @ v).transpose(0, 1)
+    (expected * weights.bfloat16().double()).sum().backward()
+    rounded = [each.bfloat16().requires_grad_() for each in (query, key, value)]
+    found = SpelledOut.apply(*rounded, [(64, 1)])
+    (found * weights.bfloat16()).sum().backward()
+    assert torch.allclose(found.double(), expected, rtol=0.005)
+    for one, other in zip(rounded, exact, strict=True):
+        assert float((one.grad.double() - other.grad).norm() / other.grad.norm()) < 0.1
+
+
 @given(lengths=st.lists(st.integers(1, 40), min_size=1, max_size=6), seed=st.integers(0, 99))
 @settings(max_examples=20, deadline=None)
 def test_attention_in_bf16_is_that_of_each_sequence_alone(lengths, seed):

@@ -129,6 +129,8 @@ class SpelledOut(torch.autograd.Function):
     """Attention as matrix products and a softmax, for a whole row at once; what was attended to is kept for backward.
 
     query (scaled), key, value: (tokens, heads, width) -> (tokens, heads, width).  runs: as of `Packing`.
+    What all keys, or all values, of a sequence have in common changes nothing in a softmax; it is taken off, or what
+    tells them apart would drown in the rounding of 16 bits, and attention would not learn.
     """
 
     @staticmethod
@@ -136,9 +138,10 @@ class SpelledOut(torch.autograd.Function):
         result, kept = torch.empty_like(value), []
         for run in _spans(runs):
             q, k, v = (_by_head(each, run) for each in (query, key, value))
-            shares = torch.bmm(q, k.transpose(1, 2))
+            middle = _middle(v)
+            shares = torch.bmm(q, (k - _middle(k)).transpose(1, 2))
             torch.softmax(shares, -1, out=shares)
-            _put(result, run, torch.bmm(shares, v))
+            _put(result, run, torch.bmm(shares, v - middle).add_(middle))
             if any(ctx.needs_input_grad):
                 kept.append(shares)
         ctx.runs = runs
@@ -152,10 +155,18 @@ class SpelledOut(torch.autograd.Function):
         for run, shares in zip(_spans(ctx.runs), kept, strict=True):
             q, k, v, g = (_by_head(each, run) for each in (query, key, value, gradient))
             _put(to_value, run, torch.bmm(shares.transpose(1, 2), g))
-            scores = torch._softmax_backward_data(torch.bmm(g, v.transpose(1, 2)), shares, -1, shares.dtype)
-            _put(to_query, run, torch.bmm(scores, k))
+            to_shares = torch.bmm(g, (v - _middle(v)).transpose(1, 2))
+            scores = torch._softmax_backward_data(to_shares, shares, -1, shares.dtype)
+            _put(to_query, run, torch.bmm(scores, k - _middle(k)))
             _put(to_key, run, torch.bmm(scores.transpose(1, 2), q))
         return to_query, to_key, to_value, None
+
+
+def _middle(states: Tensor) -> Tensor:
+    """The mean over a sequence, in the type of the states: (n, length, width) -> (n, 1, width)."""
+    return states.mean(1, keepdim=True, dtype=torch.float64 if states.dtype == torch.float64 else torch.float32).to(
+        states.dtype
+    )
 
 
 def _spans(runs: list[tuple[int, int]]) -> Iterator[tuple[slice, int]]:
