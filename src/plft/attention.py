@@ -164,9 +164,7 @@ class SpelledOut(torch.autograd.Function):
 
 def _middle(states: Tensor) -> Tensor:
     """The mean over a sequence, in the type of the states: (n, length, width) -> (n, 1, width)."""
-    return states.mean(1, keepdim=True, dtype=torch.float64 if states.dtype == torch.float64 else torch.float32).to(
-        states.dtype
-    )
+    return states.mean(1, keepdim=True, dtype=torch.float32).to(states.dtype)
 
 
 def _spans(runs: list[tuple[int, int]]) -> Iterator[tuple[slice, int]]:
