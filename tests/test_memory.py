@@ -102,6 +102,11 @@ def test_a_batch_that_memory_would_not_hold_begins_in_pieces(tmp_path, monkeypat
     assert pieces_that_fit(needed) == 2
     assert pieces_that_fit(needed // 2) == 1
     assert pieces_that_fit(5 * needed) == 8
+    assert (
+        activation_bytes(config, 200, 50, "fp32", frozen=config.num_hidden_layers - 1) * config.num_hidden_layers
+        == needed
+    )
+    assert activation_bytes(config, 200, 50, "fp32", frozen=None) == 0
     monkeypatch.setattr("plft.memory.free_bytes", lambda: needed // 4)
     ran = []
     run = Pieces.run

@@ -17,7 +17,12 @@ from plft.preparation import quiet
 
 @pytest.mark.parametrize(
     ("tuning", "training"),
-    [({"method": "full"}, {"epochs": 4}), ({"method": "head"}, {"epochs": 6}), ({"method": "lora"}, {"max_steps": 5})],
+    [
+        ({"method": "full"}, {"epochs": 4}),
+        ({"method": "head"}, {"epochs": 6}),
+        ({"method": "lora"}, {"max_steps": 5}),
+        ({"method": "head"}, {"max_steps": 1}),
+    ],
 )
 def test_a_plan_counts_what_the_run_then_does(tmp_path: Path, tuning: dict, training: dict) -> None:
     data = small_run.write_table(tmp_path / "data.csv")

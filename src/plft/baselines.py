@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from plft import homology, kmers
 from plft.alphabet import Alphabet
-from plft.encodings import WINDOW, Features, Part, composition, hidden_states, kmer_profile, known, one_hot, window
-from plft.labels import IGNORED_CLASS, LabelSpace, TaskType
+from plft.encodings import WINDOW, Features, Part, composition, hidden_states, kmer_profile, one_hot, window
+from plft.labels import IGNORED_CLASS, LabelSpace, TaskType, is_known
 from plft.linear import PENALTIES, Linear, Matrix, fit, path, work
 from plft.metrics import METRICS, point
 
@@ -124,7 +124,7 @@ def _item_weights(problem: Problem, part: Part, targets: NDArray[Any]) -> NDArra
     """Return the weight of each item: of its sequence times that of its class, 0 where nothing of it is known."""
     sizes = [len(sequence) for sequence in part.sequences] if problem.task.is_residue else 1
     weights = np.repeat(np.asarray(part.weights, dtype=np.float64), sizes)
-    there = known(targets)
+    there = is_known(targets)
     if problem.class_weights is not None and targets.ndim == 1:
         weights = weights * np.asarray(problem.class_weights)[np.where(there, targets, 0)]
     return np.where(there if there.ndim == 1 else there.any(axis=1), weights, 0.0)
@@ -329,7 +329,7 @@ def _prior(problem: Problem, targets: NDArray[Any], weights: NDArray[np.float64]
     if problem.task.is_classification:
         counted = np.bincount(targets, weights, problem.labels.n_outputs)
         return np.asarray(counted / counted.sum())
-    present = known(targets)
+    present = is_known(targets)
     total = (present * weights[:, None]).sum(axis=0)
     summed = (np.where(present, targets, 0) * weights[:, None]).sum(axis=0)
     return np.divide(summed, total, out=np.zeros_like(total), where=total > 0)
@@ -355,7 +355,7 @@ def neighbour(problem: Problem) -> Fitted:
     labels = targets[rows]
     if problem.task.is_classification:
         labels = np.eye(problem.labels.n_outputs)[labels]
-    labels = np.where(known(labels), labels, prior)  # of several columns some may be missing
+    labels = np.where(is_known(labels), labels, prior)  # of several columns some may be missing
 
     is_aligned = _can_align(problem, rows)
 

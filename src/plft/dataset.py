@@ -18,7 +18,7 @@ import numpy as np
 from plft.alphabet import ALPHABETS, clean
 from plft.errors import PlftError
 from plft.families import Family, recognise, residues_that_fit
-from plft.labels import LabelSpace, TaskType, guess_task
+from plft.labels import LabelSpace, TaskType, guess_task, is_known
 from plft.records import Columns, Record, load_data
 from plft.tokens import Encoded, ResidueTokenizer, family_of
 
@@ -108,11 +108,6 @@ class SequenceDataset(Sequence[Example]):
     def targets(self) -> list[np.ndarray]:
         """Targets per record in raw units, as `LabelSpace.encode` gives them."""
         return self.per_record([each.label for each in self.examples if each.label is not None])
-
-
-def is_known(label: np.ndarray) -> np.ndarray:
-    """Which targets are not missing (NaN, or a class below 0): bool in the shape of the label."""
-    return ~np.isnan(label) if np.issubdtype(label.dtype, np.floating) else label >= 0
 
 
 def residue_to_token(spans: np.ndarray, n_residues: int) -> np.ndarray:

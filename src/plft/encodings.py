@@ -13,6 +13,7 @@ from scipy import sparse
 
 from plft import kmers
 from plft.alphabet import DNA, PROTEIN, Alphabet
+from plft.labels import is_known
 from plft.linear import Matrix
 
 WINDOW = 15  # residues; Qian and Sejnowski (1988, J Mol Biol 202:865) found about 13 best for secondary structure
@@ -44,12 +45,7 @@ class Part:
     @cached_property
     def is_known(self) -> NDArray[np.bool_]:
         """(sequences,): at least one target is not missing."""
-        return np.array([known(target).any() for target in self.targets], dtype=bool)
-
-
-def known(target: NDArray[Any]) -> NDArray[np.bool_]:
-    """Which targets are not missing (NaN, or a class below 0), in the shape of the target."""
-    return np.asarray(np.isfinite(target) if np.issubdtype(target.dtype, np.floating) else target >= 0)
+        return np.array([is_known(target).any() for target in self.targets], dtype=bool)
 
 
 Features = Callable[[Part, "NDArray[np.int64] | None"], Matrix]

@@ -231,6 +231,11 @@ def column_values(record: Labelled, n_columns: int = 1) -> list[str]:
 # --- guessing the task
 
 
+def is_known(target: Target) -> npt.NDArray[np.bool_]:
+    """Which targets are not missing (NaN, or a class below 0): bool in the shape of the target."""
+    return np.asarray(~np.isnan(target) if np.issubdtype(target.dtype, np.floating) else target >= 0)
+
+
 @dataclass(frozen=True)
 class Guess:
     """A task and, for the user, why: one clause such as ``label holds 2 different texts (no, yes)``."""

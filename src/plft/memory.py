@@ -44,13 +44,15 @@ def _trimmed(piece: dict[str, Any], tokens: int) -> dict[str, Any]:
     return piece | cut
 
 
-def activation_bytes(config: Any, tokens: int, longest: int, precision: str) -> int:
+def activation_bytes(config: Any, tokens: int, longest: int, precision: str, frozen: int | None = 0) -> int:
     """About what the forward pass of a batch keeps for the backward pass.
 
     34 bytes per token, block and unit of width in 16 bits, twice that in 32 (Korthikanti et al. 2022), and in 16 bits
     on a CPU what each token attends to.  config: of the backbone.  longest: tokens of the longest sequence.
+    frozen: blocks below the first weight that trains, which keep nothing; None for all of them, as in `Prefix`.
     """
     width, blocks = getattr(config, "hidden_size", 0), getattr(config, "num_hidden_layers", 0)
+    blocks -= blocks if frozen is None else frozen
     size = 34 * width * tokens * blocks * (2 if precision == "fp32" else 1)
     if precision == "bf16" and not torch.cuda.is_available():
         size += 2 * getattr(config, "num_attention_heads", 0) * min(longest, 1024) * tokens * blocks

@@ -7,6 +7,8 @@ import resource
 import sys
 import tempfile
 import time
+from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,13 @@ import torch
 from torch import nn
 from transformers import TrainerCallback, set_seed
 
+from plft.batching import sorted_batches
 from plft.config import RunConfig
 from plft.dataset import SequenceDataset
-from plft.keeping import kept_features
+from plft.keeping import epochs, kept_features
+from plft.model import run_batches
 from plft.pipeline import build, make_trainer
+from plft.prediction import DEFAULT_BUDGET
 from plft.preparation import Prepared, Say, prepare, quiet
 from plft.runfolder import RunFolder
 from plft.training import SequenceTaskTrainer, choose_precision, training_arguments
@@ -42,7 +47,8 @@ def plan(config: RunConfig, head: nn.Module | None = None, say: Say = quiet) -> 
     """Parameters, steps, and estimates of time and peak memory of a run, from a trial of some seconds.
 
     Returns trainable, parameters, precision, device, batches (per epoch), steps, seconds (of the whole run if it is not
-    stopped early), memory (peak, bytes: of the GPU where there is one, else of the process).
+    stopped early, without baselines), baselines (seconds they may take at most), memory (peak, bytes: of the GPU where
+    there is one, else of the process).
     """
     started = time.monotonic()
     set_seed(config.training.seed)
@@ -54,18 +60,16 @@ def plan(config: RunConfig, head: nn.Module | None = None, say: Say = quiet) -> 
     with tempfile.TemporaryDirectory() as folder:
         trainer = make_trainer(prepared, model, RunFolder(Path(folder)), precision, ())
         batches = len(trainer.get_train_dataloader())
-        epochs = config.training.epochs
-        steps = math.ceil(epochs * batches / config.training.accumulation)
-        if config.training.max_steps is not None and config.training.max_steps < steps:
-            epochs *= config.training.max_steps / steps
-            steps = config.training.max_steps
+        passes = epochs(trainer, config.training)
+        steps = math.ceil(passes * batches / config.training.accumulation)
         setting_up = time.monotonic() - started
         costs = trial(prepared, model, trainer, Path(folder), precision)
     tokens = {name: int(each.lengths.sum()) for name, each in prepared.datasets.items()}
     judged = tokens["valid"] if prepared.valid is not None else 0
     seconds = setting_up + costs["once"] * (tokens["train"] + judged)
-    seconds += epochs * (tokens["train"] * costs["train"] + judged * costs["evaluate"])
-    seconds += sum(count * costs["predict"] for name, count in tokens.items() if name != "train")
+    seconds += passes * (tokens["train"] * costs["train"] + judged * costs["evaluate"])
+    compared = min(1.0, config.calibration.neighbours / len(prepared.parts["train"])) * tokens["train"]
+    seconds += costs["predict"] * (compared + sum(count for name, count in tokens.items() if name != "train"))
     return {
         "trainable": trainable,
         "parameters": total,
@@ -74,6 +78,7 @@ def plan(config: RunConfig, head: nn.Module | None = None, say: Say = quiet) -> 
         "batches": batches,
         "steps": steps,
         "seconds": seconds,
+        "baselines": 60 * config.baselines.minutes if config.baselines.run else 0,
         "memory": peak_memory(),
     }
 
@@ -86,11 +91,14 @@ def trial(
     The largest batch and others spread over an epoch are trained on, twice.
     """
     settings = prepared.config.training
+    if epochs(trainer, settings) < 2:  # as then nothing is kept
+        settings = settings.model_copy(update={"features": "off"})
     sampler: Any = trainer.get_train_dataloader().batch_sampler
     epoch = sorted(sampler.plan(0), key=lambda batch: -sum(trainer.train_dataset.lengths[batch]))
     chosen = [epoch[at] for at in np.linspace(0, len(epoch) - 1, min(TRIAL_STEPS, len(epoch))).round().astype(int)]
     few = subset(trainer.train_dataset, [index for batch in chosen for index in batch])
-    tried = settings.model_copy(update={"epochs": max(2, math.ceil(4 / len(chosen))), "keep_features": False})
+    once_per_batch = {"max_steps": None, "accumulation": 1, "keep_features": False}
+    tried = settings.model_copy(update=once_per_batch | {"epochs": max(2, math.ceil(4 / len(chosen)))})
     arguments = training_arguments(
         tried, folder, precision=precision, learning_rate=0.0, metric=str(settings.metric), can_evaluate=False
     )
@@ -104,8 +112,9 @@ def trial(
         once = time.perf_counter() - begun if few.features is not None else 0.0
         trial_trainer.train()
         training = (clock.ends[-1] - clock.ends[0]) / (len(clock.ends) - 1) * len(clock.ends)
-        evaluating = seconds_of(trial_trainer, few)
-    predicting = seconds_of(trial_trainer, few)
+        evaluating = seconds_of(lambda: trial_trainer.evaluate(few))
+    batches = sorted_batches(few.lengths, DEFAULT_BUDGET)
+    predicting = seconds_of(lambda: deque(run_batches(model, few, batches), maxlen=0))
     tokens = int(few.lengths.sum())
     seen = tokens * tried.epochs
     return {
@@ -116,10 +125,10 @@ def trial(
     }
 
 
-def seconds_of(trainer: SequenceTaskTrainer, dataset: SequenceDataset) -> float:
-    """Seconds that an evaluation takes."""
+def seconds_of(work: Callable[[], object]) -> float:
+    """Seconds that something takes."""
     begun = time.perf_counter()
-    trainer.evaluate(dataset)
+    work()
     return time.perf_counter() - begun
 
 

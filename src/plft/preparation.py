@@ -16,10 +16,10 @@ from plft.audit import audit
 from plft.calibration import choose_method
 from plft.checkpoints import Checkpoint, resolve
 from plft.config import DataConfig, RunConfig
-from plft.dataset import SequenceDataset, build_dataset, is_known, longest_input
+from plft.dataset import SequenceDataset, build_dataset, longest_input
 from plft.errors import PlftError, first_three, look_up
 from plft.heads import HEADS
-from plft.labels import LabelSpace, TaskType, guess_task
+from plft.labels import LabelSpace, TaskType, guess_task, is_known
 from plft.metrics import metrics_for
 from plft.records import Record, load_data
 from plft.splits import complete_splits

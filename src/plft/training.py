@@ -116,8 +116,8 @@ class SequenceTaskTrainer(Trainer):
         )
         self.remove_callback(PrinterCallback)
         longest, config = int(train_dataset.lengths.max()), self.model.config  # type: ignore[union-attr]
-        tokens = max(self.token_budget, longest)
-        needed = activation_bytes(config, tokens, longest, self.precision)
+        tokens, prefix = max(self.token_budget, longest), getattr(unwrap_peft_model(self.model), "prefix", None)
+        needed = activation_bytes(config, tokens, longest, self.precision, prefix.blocks if prefix else 0)
         self.pieces = Pieces(pieces_that_fit(needed) if self.args.world_size == 1 else 1)  # several stay in step
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **options: Any) -> Any:

@@ -19,6 +19,8 @@ def show_plan(config: Any, json: bool) -> None:
     console.say(f"{found['trainable']:,} of {found['parameters']:,} parameters train ({share:.2%})")
     console.say(f"{found['steps']:,} steps, {found['batches']:,} batches per epoch; {found['precision']}")
     console.say(f"about {readable_time(found['seconds'])} on this machine ({found['device']}), if not stopped early")
+    if found["baselines"]:
+        console.say(f"and baselines beside it, for {readable_time(found['baselines'])} at most")
     console.say(f"about {found['memory'] / 1e9:.1f} GB of memory at most")
     console.result("Nothing was written. The same command without --plan trains.")
 
