@@ -33,14 +33,14 @@ class Task:
 TASKS = {
     "secondary": Task(
         "flip_secondary_structure/sampled.csv.gz",
-        ("--tune", "full", "--epochs", "3", "--learning-rate", "0.0005", "--set", "training.metric=accuracy"),
+        ("--tune", "full", "--epochs", "2", "--learning-rate", "0.0005", "--set", "training.metric=accuracy"),
         "test",
     ),
     "location": Task(
         "scl_deeploc1/deeploc1.csv.gz",
         (
-            *("--tune", "full", "--epochs", "4", "--learning-rate", "0.0005", "--set", "training.metric=accuracy"),
-            *("--set", "data.max_residues=512", "--set", "data.unseen_classes=drop"),
+            *("--tune", "full", "--epochs", "3", "--learning-rate", "0.0005", "--set", "training.metric=accuracy"),
+            *("--set", "data.max_residues=256", "--set", "data.unseen_classes=drop"),
         ),
         "test_hard",
     ),
@@ -60,9 +60,10 @@ def finished(name: str, model: str, seed: int, options: argparse.Namespace) -> f
         command = [sys.executable, "-m", "plft", "train", data, "--model", MODELS[model], "--seed", str(seed)]
         threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // options.at_once))}
         with (options.runs / f"{out.name}.log").open("a") as log:
+            lean = ["--set", "baselines.run=false"]
             resume = ["--resume"] if (out / "run.yaml").exists() else []
             subprocess.run(
-                [*command, *task.arguments, "--out", str(out), *resume],
+                [*command, *task.arguments, *lean, "--out", str(out), *resume],
                 check=True,
                 stdout=log,
                 stderr=log,
