@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
+import resource
+import sys
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -13,7 +17,14 @@ from plft.batching import Collator
 from plft.dataset import build_dataset
 from plft.errors import PlftError
 from plft.labels import LabelSpace, TaskType
-from plft.memory import Pieces, activation_bytes, in_pieces, pieces_that_fit, ran_out_of_memory
+from plft.memory import (
+    Pieces,
+    activation_bytes,
+    in_pieces,
+    keep_freed_memory,
+    pieces_that_fit,
+    ran_out_of_memory,
+)
 from plft.model import PLMTaskModel
 from plft.pipeline import train
 
@@ -114,3 +125,16 @@ def test_a_batch_that_memory_would_not_hold_begins_in_pieces(tmp_path, monkeypat
     train(small_run.config(small_run.write_table(tmp_path / "data.csv"), training={"max_steps": 2}), tmp_path / "run")
     assert len(ran) == 2
     assert min(ran) > 1
+
+
+@pytest.mark.skipif(sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "mallopt"), reason="needs glibc")
+def test_large_tensors_take_the_pages_that_were_freed_before():
+    def faults(passes: int) -> int:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for _ in range(passes):
+            torch.zeros(16_000_000)  # 64 MB, 16,000 pages, freed at once
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    keep_freed_memory()
+    faults(1)
+    assert faults(5) < 1000

@@ -139,25 +139,26 @@ class SpelledOut(torch.autograd.Function):
         for run in _spans(runs):
             q, k, v = (_by_head(each, run) for each in (query, key, value))
             middle = _middle(v)
-            shares = torch.bmm(q, (k - _middle(k)).transpose(1, 2))
+            k, v = k - _middle(k), v - middle
+            shares = torch.bmm(q, k.transpose(1, 2))
             torch.softmax(shares, -1, out=shares)
-            _put(result, run, torch.bmm(shares, v - middle).add_(middle))
+            _put(result, run, torch.bmm(shares, v).add_(middle))
             if any(ctx.needs_input_grad):
-                kept.append(shares)
+                kept += [q, k, v, shares]
         ctx.runs = runs
-        ctx.save_for_backward(query, key, value, *kept)
+        ctx.save_for_backward(*kept)
         return result
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        query, key, value, *kept = ctx.saved_tensors
-        to_query, to_key, to_value = (torch.empty_like(each) for each in (query, key, value))
-        for run, shares in zip(_spans(ctx.runs), kept, strict=True):
-            q, k, v, g = (_by_head(each, run) for each in (query, key, value, gradient))
+        to_query, to_key, to_value = gradient.new_empty(3, *gradient.shape).unbind()
+        kept = iter(ctx.saved_tensors)
+        for run, (q, k, v, shares) in zip(_spans(ctx.runs), zip(*[kept] * 4, strict=True), strict=True):
+            g = _by_head(gradient, run)
             _put(to_value, run, torch.bmm(shares.transpose(1, 2), g))
-            to_shares = torch.bmm(g, (v - _middle(v)).transpose(1, 2))
-            scores = torch._softmax_backward_data(to_shares, shares, -1, shares.dtype)
-            _put(to_query, run, torch.bmm(scores, k - _middle(k)))
+            scores = torch.bmm(g, v.transpose(1, 2))
+            torch._softmax_backward_data(scores, shares, -1, shares.dtype, grad_input=scores)
+            _put(to_query, run, torch.bmm(scores, k))
             _put(to_key, run, torch.bmm(scores.transpose(1, 2), q))
         return to_query, to_key, to_value, None
 

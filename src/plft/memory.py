@@ -1,7 +1,8 @@
-"""When memory runs out: the same batch again, in smaller pieces, and nothing skipped."""
+"""Memory: what is freed is used again, and when it runs out the same batch comes in smaller pieces, nothing skipped."""
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -11,6 +12,20 @@ import torch
 from torch import Tensor
 
 from plft.errors import PlftError
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+
+
+def keep_freed_memory() -> None:
+    """Let glibc give freed memory to the next tensor instead of the system; elsewhere this does nothing.
+
+    It would hand back every large block and have it mapped anew, page by page, in each step: a tenth of the time of
+    training on a CPU.
+    """
+    set_option = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if set_option is not None:
+        set_option(M_TRIM_THRESHOLD, 2**31 - 1)
+        set_option(M_MMAP_THRESHOLD, 2**30)
 
 
 def ran_out_of_memory(error: BaseException) -> bool:

@@ -38,7 +38,7 @@ from plft.dataset import SequenceDataset
 from plft.errors import PlftError, look_up
 from plft.families import Family
 from plft.labels import LabelSpace, TaskType
-from plft.memory import Pieces, activation_bytes, pieces_that_fit
+from plft.memory import Pieces, activation_bytes, keep_freed_memory, pieces_that_fit
 from plft.metrics import METRICS, point
 from plft.model import (
     is_wrapped_by_peft,
@@ -99,9 +99,9 @@ class SequenceTaskTrainer(Trainer):
         options = {name: more.pop(name) for name in TRAINER_OPTIONS if name in more}
         args = arguments_from(args, more, can_evaluate=eval_dataset is not None)
         train_the_head(model)
+        keep_freed_memory()
         args._n_gpu = min(args.n_gpu, 1)  # one process uses one GPU: DataParallel is slower, and sums losses wrongly
-        mean = float(train_dataset.lengths.mean())
-        self.token_budget = token_budget or int(args.per_device_train_batch_size * mean)
+        self.token_budget = token_budget or int(args.per_device_train_batch_size * float(train_dataset.lengths.mean()))
         self.test_dataset = test_dataset
         self.labels = train_dataset.labels
         super().__init__(
@@ -115,9 +115,9 @@ class SequenceTaskTrainer(Trainer):
             **options,
         )
         self.remove_callback(PrinterCallback)
-        longest, config = int(train_dataset.lengths.max()), self.model.config  # type: ignore[union-attr]
-        tokens, prefix = max(self.token_budget, longest), getattr(unwrap_peft_model(self.model), "prefix", None)
-        needed = activation_bytes(config, tokens, longest, self.precision, prefix.blocks if prefix else 0)
+        longest, prefix = int(train_dataset.lengths.max()), getattr(unwrap_peft_model(self.model), "prefix", None)
+        shape = (max(self.token_budget, longest), longest, self.precision, prefix.blocks if prefix else 0)
+        needed = activation_bytes(self.model.config, *shape)  # type: ignore[union-attr]
         self.pieces = Pieces(pieces_that_fit(needed) if self.args.world_size == 1 else 1)  # several stay in step
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **options: Any) -> Any:
