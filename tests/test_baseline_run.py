@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from plft.labels import TaskType
 from plft.metrics import evaluate
 from plft.pipeline import embed, train
 from plft.preparation import prepare
+from plft.records import Record
 
 ON = {"baselines": {"run": True}, "training": {"epochs": 1}}
 
@@ -150,3 +152,25 @@ def test_a_backbone_too_slow_for_the_budget_is_left_out_or_learns_from_fewer_seq
     fewer, _, note = with_states(problem, parts, prepared, enough)
     assert 500 <= len(fewer.train.sequences) < 600
     assert note == f"states of {len(fewer.train.sequences)} of 600 training sequences"
+
+
+def test_no_sequence_goes_through_the_frozen_backbone_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = small_run.write_table(tmp_path / "data.csv", n=60)
+    prepared = prepare(small_run.config(data, training={"metric": "mcc"}))
+    answered = {}
+    for name in ("valid", "test"):
+        labels = [prepared.labels.encode(each) for each in prepared.parts[name]]
+        outputs = [np.eye(3)[int(each)] for each in labels]
+        answered[name] = evaluate(prepared.task, outputs, labels, prepared.labels.classes, resamples=0)
+    seen: list[str] = []
+
+    def states_of(records: Sequence[Record]) -> list[np.ndarray]:
+        seen.extend(each.id for each in records)
+        return [np.zeros(4) for _ in records]
+
+    monkeypatch.setattr("plft.baseline_run.frozen_states", lambda _: (states_of, 4))
+    monkeypatch.setattr("plft.baseline_run.seconds_per_residue", lambda *_: 1e-9)
+    problem, parts = problem_of(prepared, answered)
+    _, asked, _ = with_states(problem, parts, prepared, 60.0)
+    assert all(len(list(asked[name].hidden)) == len(parts[name].sequences) for name in answered)
+    assert sorted(seen) == sorted(each.id for part in prepared.parts.values() for each in part)

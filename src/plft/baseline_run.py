@@ -175,7 +175,7 @@ def with_states(
     order = np.random.default_rng(problem.seed).permutation(len(prepared.parts["train"])).tolist()
     shuffled = [prepared.parts["train"][row] for row in order]
     each = seconds_per_residue(states_of, shuffled[:TIMED])
-    asking = [*parts, "valid"]  # valid twice: once to choose settings
+    asking = [*parts, "valid"] if problem.task.is_residue else {*parts, "valid"}  # residues of valid are read twice
     needed = each * sum(len(record.sequence) for name in asking for record in prepared.parts.get(name, ()))
     total = np.cumsum([len(record.sequence) for record in shuffled])
     n = int(np.searchsorted(each * total, SHARE_FOR_STATES * seconds - needed, side="right"))
@@ -187,10 +187,14 @@ def with_states(
     train = in_memory(problem.train, prepared.parts["train"], rows, states_of)
     if problem.task.is_residue:
         train = replace(train, hidden=np.concatenate(list(train.hidden or ())))
-    valid = problem.valid
-    if valid is not None:
-        valid = in_memory(valid, prepared.parts["valid"], judged_rows(problem, valid).tolist(), states_of)
     asked = {name: replace(part, hidden=LazyStates(states_of, prepared.parts[name])) for name, part in parts.items()}
+    valid = problem.valid
+    if valid is not None and problem.task.is_residue:
+        valid = in_memory(valid, prepared.parts["valid"], judged_rows(problem, valid).tolist(), states_of)
+    elif valid is not None:  # one vector per sequence can be kept: to choose settings with, and to be scored
+        whole = in_memory(valid, prepared.parts["valid"], range(len(valid.sequences)), states_of)
+        asked |= {"valid": replace(asked["valid"], hidden=whole.hidden)} if "valid" in asked else {}
+        valid = whole.take(judged_rows(problem, whole))
     said = f"states of {n:,} of {len(order):,} training sequences" if n < len(order) else ""
     return replace(problem, train=train, valid=valid), asked, said
 
