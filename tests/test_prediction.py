@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -87,7 +88,7 @@ def test_only_a_chunk_is_held_at_a_time(monkeypatch: pytest.MonkeyPatch, tmp_pat
         nonlocal taken
         for at in range(200):
             taken += 1
-            assert taken - answered <= 11, "at most a chunk of ten is waiting for its answer"
+            assert taken - answered <= 31, "a chunk of ten is computed, one is read ahead, one is begun"
             yield Record(str(at), "MKTAYIAKQR")
 
     def count(n: int) -> None:
@@ -96,6 +97,37 @@ def test_only_a_chunk_is_held_at_a_time(monkeypatch: pytest.MonkeyPatch, tmp_pat
 
     done = written(predictor_for("seq_classification"), records(), tmp_path / "out.csv", count)
     assert (taken, answered, done.sequences) == (200, 200, 200)
+
+
+def test_the_next_chunk_is_read_and_the_last_one_written_while_one_is_computed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(prediction, "CHUNK_RESIDUES", 10)
+    third_is_read, first_is_written = threading.Event(), threading.Event()
+
+    def records() -> Iterator[Record]:
+        for at in range(4):
+            if at == 3:
+                third_is_read.set()
+            yield Record(str(at), "MKTAYIAKQR")
+
+    predictor = predictor_for("seq_classification")
+
+    def rows(record: Record, output: np.ndarray) -> Iterator[dict[str, object]]:
+        first_is_written.set()
+        return predictor.rows(record, output)
+
+    computed = 0
+
+    def computing(n: int) -> None:
+        nonlocal computed
+        computed += n
+        if computed == 3:  # the fourth is being read, the first was written
+            assert third_is_read.wait(10)
+            assert first_is_written.wait(10)
+
+    done = write_predictions(answers(predictor, records(), computing), tmp_path / "out.csv", rows)
+    assert done.sequences == 4
 
 
 def test_chunks_hold_about_so_many_residues() -> None:
@@ -213,6 +245,25 @@ def test_a_table_appears_only_when_it_is_complete(tmp_path: Path) -> None:
         written(predictor_for("seq_classification"), interrupted(), target)
     assert target.read_text() == "what was there before\n"
     assert [each.name for each in tmp_path.iterdir()] == ["out.csv"], "nothing is left behind"
+
+
+def test_an_error_while_writing_ends_the_prediction(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prediction, "CHUNK_RESIDUES", 100)
+
+    def full(record: Record, output: np.ndarray) -> Iterator[dict[str, object]]:
+        raise OSError(28, "No space left on device")
+        yield {}
+
+    with pytest.raises(PlftError, match="out.csv cannot be written"):
+        write_predictions(answers(predictor_for("seq_classification"), some_records()), tmp_path / "out.csv", full)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_rows_of_parquet_come_in_large_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("plft.tables.ROW_GROUP", 30)
+    written(predictor_for("seq_classification"), some_records(), tmp_path / "out.parquet")
+    file = pq.ParquetFile(tmp_path / "out.parquet")
+    assert [file.metadata.row_group(at).num_rows for at in range(file.num_row_groups)] == [30, 10]
 
 
 def test_an_unknown_format_is_named_before_anything_is_computed(tmp_path: Path) -> None:

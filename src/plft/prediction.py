@@ -5,10 +5,10 @@ from __future__ import annotations
 import multiprocessing
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -234,9 +234,32 @@ class Answered:
 Answers = tuple[list[Record], list[np.ndarray], Answered, list[Row]]
 
 
-def answer(predictor: Predictor, chunk: list[Record], each_batch: Callable[[int], Any] | None = None) -> Answers:
+T = TypeVar("T")
+
+
+def ahead(items: Iterable[T]) -> Iterator[T]:
+    """The items in their order; while one is worked on, the next is made in another thread."""
+    iterator, end = iter(items), object()
+    with ThreadPoolExecutor(1) as reader:
+        coming: Future[Any] = reader.submit(next, iterator, end)
+        while (item := coming.result()) is not end:
+            coming = reader.submit(next, iterator, end)
+            yield item
+
+
+Chunk = tuple[list[Record], SequenceDataset]
+
+
+def tokenised(predictor: Predictor, records: Iterable[Record], residues: int) -> Iterator[Chunk]:
+    """Chunks of the records, as the model reads them."""
+    for chunk in chunks(records, residues):
+        yield chunk, predictor.dataset(chunk, labelled=False)
+
+
+def answer(
+    predictor: Predictor, chunk: list[Record], dataset: SequenceDataset, each_batch: Callable[[int], Any] | None = None
+) -> Answers:
     """A chunk of records with the outputs for each, and what happened to them."""
-    dataset = predictor.dataset(chunk, labelled=False)
     certainty = predictor.certainty
     raw, states = predictor.raw(dataset, each_batch, with_states=certainty.neighbours is not None)
     letters = predictor.count_unknown(chunk)
@@ -257,7 +280,7 @@ def answers(
     """
     if workers > 1 and again is not None:
         return _answers_by_workers(again, records, workers, each_batch)
-    return (answer(predictor, chunk, each_batch) for chunk in chunks(records, CHUNK_RESIDUES))
+    return (answer(predictor, *each, each_batch) for each in ahead(tokenised(predictor, records, CHUNK_RESIDUES)))
 
 
 def _answers_by_workers(
@@ -290,7 +313,7 @@ def _begin_work(load: Callable[[], Predictor], threads: int) -> None:
 
 def _work(chunk: list[Record]) -> Answers:
     assert _predictor is not None
-    return answer(_predictor, chunk)
+    return answer(_predictor, chunk, _predictor.dataset(chunk, labelled=False))
 
 
 def _told(answers: Answers, each_batch: Callable[[int], Any] | None) -> Answers:
@@ -304,14 +327,24 @@ def write_predictions(
 ) -> Answered:
     """Stream answers into a table, beside the target first; returns what was answered.
 
-    rows: (record, output) -> rows of the table, for example `Predictor.rows`.
+    rows: (record, output) -> rows of the table, for example `Predictor.rows`.  A chunk is written while the next one is
+    computed.
     """
     total = Answered()
-    with TableWriter(path) as write:
+    with TableWriter(path) as write, ThreadPoolExecutor(1) as writer:
+
+        def put(chunk: list[Record], outputs: list[np.ndarray], beside: list[Row]) -> None:
+            answered = zip(chunk, outputs, beside, strict=True)
+            write(row | cells for record, output, cells in answered for row in rows(record, output))
+
+        writing: Future[None] | None = None
         for chunk, outputs, counts, beside in answers:
-            for record, output, cells in zip(chunk, outputs, beside, strict=True):
-                write(row | cells for row in rows(record, output))
+            if writing is not None:
+                writing.result()
+            writing = writer.submit(put, chunk, outputs, beside)
             total = total.plus(counts)
+        if writing is not None:
+            writing.result()
     return total
 
 

@@ -6,6 +6,7 @@ import csv
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -88,8 +89,11 @@ class JsonTable:
         self.handle.close()
 
 
+ROW_GROUP = 50_000
+
+
 class ParquetTable:
-    """Rows as Parquet, one row group per write."""
+    """Rows as Parquet, in row groups of up to ROW_GROUP rows."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -100,13 +104,12 @@ class ParquetTable:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        batch = list(rows)
-        if not batch:
-            return
-        table = pa.Table.from_pylist(batch, schema=None if self.writer is None else self.writer.schema)
-        if self.writer is None:
-            self.writer = pq.ParquetWriter(self.file, table.schema)
-        self.writer.write_table(table)
+        remaining = iter(rows)
+        while batch := list(islice(remaining, ROW_GROUP)):
+            table = pa.Table.from_pylist(batch, schema=None if self.writer is None else self.writer.schema)
+            if self.writer is None:
+                self.writer = pq.ParquetWriter(self.file, table.schema)
+            self.writer.write_table(table)
 
     def close(self) -> None:
         """Finish the file; without rows it is a table without columns."""
