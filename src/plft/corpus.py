@@ -30,7 +30,7 @@ BLOCK = 8192  # residues: longer sequences are kept as several entries, so that 
 TRUE_START, TRUE_END = 1, 2
 _BATCH = 256  # entries tokenised together
 _SHARD = 1_000_000  # entries looked at together
-_HELD_PAGES = 4096  # crops read before the pages they touched are given back to the system
+_HELD_CROPS = 512  # read before their pages go back to the system: each brings its neighbours, 64 kB in all
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Corpus:
     def read(self, entry: int, first: int, last: int) -> np.ndarray:
         """Tokens first to last (excluded) of an entry: (last - first,) int64."""
         self._reads += 1
-        if self._reads % _HELD_PAGES == 0 and hasattr(mmap, "MADV_DONTNEED"):
+        if self._reads % _HELD_CROPS == 0 and hasattr(mmap, "MADV_DONTNEED"):
             self._tokens.madvise(mmap.MADV_DONTNEED)  # pages of the file only; they are read again when needed
         at = int(self.starts[entry]) + first
         return np.frombuffer(self._tokens, self.dtype, last - first, at * self.dtype.itemsize).astype(np.int64)
