@@ -190,10 +190,10 @@ def make_budget(config: RunConfig, trials: int | None, minutes: float | None, st
     if trials is not None and trials < 1:
         raise PlftError(f"--trials {trials}: a search needs one trial at least.")
     if minutes is not None and 60 * minutes <= baselines + SCORING_SECONDS:
-        needed = "baselines of the final run alone may take " + f"{config.baselines.minutes:g} minutes"
+        hint = " Give more, or --set baselines.run=false." if baselines else ""
         raise PlftError(
-            f"--minutes {minutes:g} leaves no time for trials{': the ' + needed if baselines else ''}. "
-            f"Give more{', or lower baselines.minutes' if baselines else ''}."
+            f"--minutes {minutes:g} leaves no time for trials: after training, scoring"
+            f"{' and baselines' if baselines else ''} may take {baselines + SCORING_SECONDS:.0f} s.{hint}"
         )
     if trials is None and minutes is None:
         trials = DEFAULT_TRIALS
@@ -434,6 +434,9 @@ def write_progress(tried: Trials, folder: SearchFolder, metric: str, final: Mapp
     usual = trials[0].score if trials and trials[0].state == "complete" else None
     content = {
         "schema": 1,
+        "data": Path(tried.default.data.file).name,
+        "model": tried.default.model.name,
+        "method": tried.default.tuning.method,
         "metric": metric,
         "higher_is_better": tried.higher_is_better,
         "counts": {state: states.count(state) for state in ("complete", "pruned", "failed")}

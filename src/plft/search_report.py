@@ -25,7 +25,7 @@ def page(folder: Path, summary: Mapping[str, Any]) -> dict[str, Any]:
     metric = METRICS[summary["metric"]].title
     counts = ", ".join(f"{count} {state}" for state, count in summary["counts"].items() if count)
     return {
-        "title": f"Search of settings, {folder.resolve().name}",
+        "title": f"{summary['model']}, {summary['method']}, on {summary['data']}",
         "sentences": sentences(summary),
         "settings": settings_table(summary),
         "figures": [score_figure(summary)] if scored(summary) else [],
@@ -127,13 +127,16 @@ def score_figure(summary: Mapping[str, Any]) -> Figure:
     complete = [each for each in scored(summary) if each["state"] == "complete"]
     pruned = [each for each in scored(summary) if each["state"] == "pruned"]
     found = [each["score"] for each in complete]
-    numbers = [each["number"] for each in complete]
-    so_far = Line("best so far", numbers, [better(found[: at + 1]) for at in range(len(found))])
-    dots = Line("trials", numbers, found, with_marks=True, joined=False)
-    stopped = Line(
-        "pruned", [each["number"] for each in pruned], [each["score"] for each in pruned], with_marks=True, joined=False
+    so_far = Line(
+        "best so far", [each["number"] for each in complete], [better(found[: at + 1]) for at in range(len(found))]
     )
-    lines = [each for each in (so_far, dots, stopped) if len(each.x)]
+    lines = [each for each in (so_far, dots("complete", complete), dots("pruned", pruned)) if len(each.x)]
     legend = tuple((at, each.name) for at, each in enumerate(lines))
-    summary_text = f"{title} on valid by trial; the first trial has the default settings."
-    return Figure(line_chart(lines, ("trial", f"valid {title}"), summary_text), summary_text, legend)
+    caption = f"{title} on valid by trial; the first trial has the default settings."
+    return Figure(line_chart(lines, ("trial", f"valid {title}"), caption), caption, legend)
+
+
+def dots(name: str, trials: Sequence[Mapping[str, Any]]) -> Line:
+    """One dot per trial."""
+    scores = [each["score"] for each in trials]
+    return Line(name, [each["number"] for each in trials], scores, with_marks=True, joined=False)
