@@ -264,6 +264,23 @@ def test_an_interrupted_search_goes_on_and_so_does_one_with_more_trials(tmp_path
     assert (note["trials"], note["trial"]) == (3, found["best"]["trial"])
 
 
+def test_a_search_killed_before_its_final_run_does_not_keep_the_one_of_an_earlier_best(
+    tmp_path: Path, data: Path, monkeypatch: Any
+) -> None:
+    search_of(tmp_path / "s", data, RATES, trials=1, epochs=8)
+
+    def killed(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(plft.search, "train", killed)
+        search_of(tmp_path / "s", data, RATES, epochs=8)
+    found = search_of(tmp_path / "s", data, RATES, epochs=8)
+    assert found["best"]["trial"] > 1
+    best = plft.search.RunFolder(tmp_path / "s" / "best").read_config()
+    assert best.training.learning_rate == found["best"]["settings"]["training.learning_rate"] == 3e-3
+
+
 def test_the_same_command_again_changes_nothing(tmp_path: Path, data: Path, finished: Path) -> None:
     folder = Path(shutil.copytree(finished, tmp_path / "s"))
     files = [folder / "best" / each for each in ("metrics.json", "report.html", "model/trained.safetensors")]
@@ -364,7 +381,7 @@ def test_a_wrong_search_is_one_line_and_leaves_nothing(
 def test_another_search_in_the_folder_is_refused_with_what_differs(data: Path, finished: Path) -> None:
     with pytest.raises(PlftError, match=r"training.epochs was 8.0 and is 5.0 now. Give the same command"):
         tune(values(data, epochs=5), finished, search=[RATES])
-    with pytest.raises(PlftError, match=r"search.model.head was None"):
+    with pytest.raises(PlftError, match=r"search.model.head was left out and is mlp,cnn now"):
         tune(values(data, epochs=8), finished, search=[RATES, "model.head=mlp,cnn"])
 
 
@@ -441,3 +458,4 @@ def test_ranges_of_tenfold_or_more_are_logarithmic(data: Path) -> None:
     for text, expected in wanted.items():
         (found,) = search_space([text], config, config)
         assert (found.kind, found.values) == expected
+        assert search_space([f"{found.key}={found.typed}"], config, config) == [found]

@@ -64,7 +64,7 @@ Modules, each importing only from those above it:
     pipeline      the whole run, top to bottom: read this first
     search_space  which settings are worth searching                                 TABLE
     trials        the trials of a search, kept in SQLite: what was tried, and what to try next
-    search_report the page of a search
+    search_report  the page of a search
     search        settings tried on valid, and one run with the best of them
     planning      what a run will take, tried on a few batches
     language_preparation  what is read, decided and checked before a language model trains

@@ -19,18 +19,18 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-import torch
 import yaml
 from transformers import TrainerCallback, set_seed
 
 from plft.config import RunConfig, load_config, make_config, read_yaml
 from plft.errors import PlftError, first_three
 from plft.keeping import kept_features
+from plft.memory import ran_out_of_memory
 from plft.metrics import METRICS
 from plft.pipeline import Run, build, make_trainer, train
 from plft.preparation import Prepared, Say, prepare, prepare_again, quiet
 from plft.report import write_model_card, write_report
-from plft.runfolder import RunFolder, check_place, read_json, write_json, write_text
+from plft.runfolder import RunFolder, check_place, read_json, remove_run, write_json, write_text
 from plft.search_report import write_search_report
 from plft.search_space import Dimension, search_space, with_settings, written
 from plft.tables import TableWriter
@@ -232,7 +232,7 @@ def open_folder(folder: SearchFolder, prepared: Prepared, space: Sequence[Dimens
     """Write search.yaml, or see that the one that is there says the same."""
     content = {
         "config": prepared.config.model_dump(mode="json"),
-        "search": {each.key: {"kind": each.kind, "values": list(each.values)} for each in space},
+        "search": {each.key: each.typed for each in space},
         "data_sha256": prepared.facts["sha256"],
     }
     if folder.config_file.exists():
@@ -254,7 +254,8 @@ def differences(before: Any, now: Any, name: str = "") -> Iterator[str]:
     elif name == "data_sha256" and before != now:
         yield "the data have changed"
     elif before != now:
-        yield f"{name} was {before} and is {now} now"
+        was, is_now = ("left out" if each is None else each for each in (before, now))
+        yield f"{name} was {was} and is {is_now} now"
 
 
 def remove_features(folder: SearchFolder) -> None:
@@ -336,7 +337,7 @@ def run_trial(
     try:
         train_trial(settled(prepared, config, asked), [watch, *callbacks], folder.features)
     except (PlftError, RuntimeError) as error:
-        if not isinstance(error, PlftError) and not is_out_of_memory(error):
+        if not isinstance(error, PlftError) and not ran_out_of_memory(error):
             raise
         tried.tell(asked, "failed", time.monotonic() - begun, reason=reason_of(error))
         return True
@@ -392,11 +393,6 @@ class Watch(TrainerCallback):
         """Look at the clock."""
         self.is_late |= time.monotonic() > self.deadline and state.global_step < state.max_steps
         control.should_training_stop |= self.is_late
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether a GPU or the system had no memory left."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def reason_of(error: Exception) -> str:
@@ -467,6 +463,12 @@ def trial_rows(trials: Sequence[Trial], keys: Sequence[str], metric: str) -> lis
 # --- the run with the best settings
 
 
+def chosen_in(run: RunFolder) -> int | None:
+    """The trial whose settings a finished run has; None where it is not finished, or does not say so yet."""
+    metrics = read_json(run.metrics_file) if run.metrics_file.exists() else {}
+    return metrics.get("search", {}).get("trial")
+
+
 def train_best(
     tried: Trials,
     config: RunConfig,
@@ -480,12 +482,15 @@ def train_best(
     best, run = tried.best, folder.best
     if best is None:
         return
-    is_same = final_of(folder).get("trial") == best.number and run.config_file.exists()
+    is_same = final_of(folder).get("trial") == best.number and chosen_in(run) in (None, best.number)
+    is_same = is_same and run.config_file.exists()
     if not (is_same and run.metrics_file.exists()):
         write_progress(tried, folder, metric, {"trial": best.number})
         say(f"training the settings of trial {best.number} once more, with baselines and the test part")
         chosen = with_settings(config, best.settings if best.number > 1 else {})
         overwrite = run.config_file.exists() and not is_same
+        if not run.config_file.exists():
+            remove_run(run)  # what a kill has left of an earlier one
         train(chosen, run.path, resume=is_same, overwrite=overwrite, callbacks=callbacks, command=command)
     metrics = read_json(run.metrics_file)
     usual = tried.finished[0].score

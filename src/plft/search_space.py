@@ -7,7 +7,7 @@ the luck of the draw is never searched.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from plft.config import RunConfig, assigned, known_keys, make_config
@@ -91,16 +91,18 @@ class Dimension:
             return ", ".join(map(written, self.values))
         return f"{written(self.values[0])} to {written(self.values[1])}" + (", log" if "log" in self.kind else "")
 
+    @property
+    def typed(self) -> str:
+        """Range or choices as `--search` takes them."""
+        between = "," if self.kind == "choice" else ".."
+        return between.join("null" if each is None else str(each) for each in self.values)
+
     def holds(self, value: Any) -> bool:
         """Whether a value can be drawn."""
         if self.kind == "choice":
             return any(value == each and type(value) is type(each) for each in self.values)
         low, high = self.values
         return isinstance(value, int | float) and low <= value <= high  # type: ignore[operator]
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return asdict(self) | {"values": list(self.values)}
 
 
 def written(value: Value) -> str:
