@@ -267,18 +267,20 @@ def test_an_interrupted_search_goes_on_and_so_does_one_with_more_trials(tmp_path
 def test_a_search_killed_before_its_final_run_does_not_keep_the_one_of_an_earlier_best(
     tmp_path: Path, data: Path, monkeypatch: Any
 ) -> None:
-    search_of(tmp_path / "s", data, RATES, trials=1, epochs=8)
+    config, folder = values(data, epochs=8, learning_rate=1e-9), tmp_path / "s"
+    tune(config, folder, search=[RATES], trials=1)
 
     def killed(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(plft.search, "train", killed)
-        search_of(tmp_path / "s", data, RATES, epochs=8)
-    found = search_of(tmp_path / "s", data, RATES, epochs=8)
-    assert found["best"]["trial"] > 1
-    best = plft.search.RunFolder(tmp_path / "s" / "best").read_config()
-    assert best.training.learning_rate == found["best"]["settings"]["training.learning_rate"] == 3e-3
+        with pytest.raises(KeyboardInterrupt):
+            tune(config, folder, search=[RATES], trials=2)
+    found = tune(config, folder, search=[RATES], trials=2)
+    assert found.summary["best"]["trial"] == 2
+    assert plft.search.RunFolder(folder / "best").read_config().training.learning_rate == 3e-3
+    assert found.best.metrics["search"]["trial"] == 2
 
 
 def test_the_same_command_again_changes_nothing(tmp_path: Path, data: Path, finished: Path) -> None:
