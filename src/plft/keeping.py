@@ -67,7 +67,7 @@ def kept_features(
 
 
 def pooling_of(head: nn.Module) -> str:
-    """The name of a pooling without weights: mean and max of the same states are not the same."""
+    """The name of a pooling without weights, or nothing: mean and max of the same states are not the same."""
     return str(getattr(getattr(getattr(head, "pooling", None), "function", None), "__name__", ""))
 
 

@@ -20,7 +20,7 @@ POINTS_PER_PATH = 60  # points of one path do not darken each other, so dense re
 
 @dataclass(frozen=True)
 class Line:
-    """One curve: name for the legend, x and y of equal length; marks are dots at the points, joined by a line or not."""
+    """One curve: name for the legend, x and y of equal length; marks are dots, joined by a line or not."""
 
     name: str
     x: Sequence[float]
