@@ -21,6 +21,7 @@ from plft.formats import READERS
 from plft.heads import HEADS, POOLINGS
 from plft.metrics import METRICS
 from plft.scratch import ARCHITECTURES
+from plft.search_space import SPACE
 from plft.tuning import METHODS
 from scripts import ROOT, load_script
 
@@ -93,15 +94,20 @@ def write_the_files_of_the_pages() -> None:
 # --- running
 
 
+SHORT = {
+    "train": ["--max-steps", "2"],
+    "tune": ["--trials", "2", "--set", "training.max_steps=2", "--set", "baselines.run=false"],
+}
+
+
 def run_commands(text: str) -> None:
-    """Run the plft commands of a block; training stops after two steps."""
+    """Run the plft commands of a block; training stops after two steps, a search after two trials."""
     for line in text.replace("\\\n", " ").splitlines():
         words = shlex.split(line, comments=True)
         if not words:
             continue
         assert words[0] == "plft", f"'{line}' is no plft command: write <!-- not run: reason --> before the block"
-        short = ["--max-steps", "2"] if words[1] == "train" else []
-        result = plft(*words[1:], *short)
+        result = plft(*words[1:], *SHORT.get(words[1], []))
         assert result.code == 0, f"{line}\n{result.err}"
 
 
@@ -163,7 +169,7 @@ KNOWN = {
         *SHORT_NAMES.values(),
         *(each for each in ARCHITECTURES if not each.startswith("tiny-")),
     ],
-    "docs/tuning.md": [*METHODS, *HEADS, *POOLINGS],
+    "docs/tuning.md": [*METHODS, *HEADS, *POOLINGS, *SPACE],
     "docs/run-folder.md": list(METRICS),
     "docs/data-formats.md": list(READERS),
 }

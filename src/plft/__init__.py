@@ -62,6 +62,10 @@ Modules, each importing only from those above it:
     report        a run folder -> a page and a model card
     baseline_run  baselines trained beside a run and compared with it
     pipeline      the whole run, top to bottom: read this first
+    search_space  which settings are worth searching                                 TABLE
+    trials        the trials of a search, kept in SQLite: what was tried, and what to try next
+    search_report  the page of a search
+    search        settings tried on valid, and one run with the best of them
     planning      what a run will take, tried on a few batches
     language_preparation  what is read, decided and checked before a language model trains
     language_card  its model card
@@ -100,6 +104,8 @@ _HOMES = {
     "load": "pipeline",
     "evaluate": "pipeline",
     "finetune": "pipeline",
+    "Search": "search",
+    "tune": "search",
 }
 _ALIASES = {"ProteinDataModule": "SequenceDataModule"}
 

@@ -348,6 +348,21 @@ def set_values(values: dict[str, Any], assignments: list[str]) -> dict[str, Any]
     return result
 
 
+def configured(
+    source: Path | None, flags: Mapping[str, Mapping[str, Any]], task: str | None, assignments: list[str]
+) -> RunConfig | None:
+    """The configuration of a file, with flags (None is not given) and then `--set` laid over it; None without data."""
+    values = load_config(source) if source is not None else {}
+    for section, given in flags.items():
+        known = {key: value for key, value in given.items() if value is not None}
+        if known:
+            values[section] = {**(values.get(section) or {}), **known}
+    if task is not None:
+        values["task"] = task
+    values = set_values(values, assignments)
+    return make_config(values) if (values.get("data") or {}).get("file") else None
+
+
 def assigned(assignment: str, form: str = "key=value, for example decay_share=0.5") -> tuple[str, Any]:
     """Read ``key=value``, the value in YAML (``null``, numbers, lists). form: what it should look like."""
     key, equals, text = assignment.partition("=")

@@ -206,12 +206,24 @@ def facts(run: RunFiles) -> list[tuple[str, str]]:
         ("Family", environment.get("family")),
         ("Tuning", tuning_title(_section(run, "tuning"))),
         ("Head", ", ".join(str(model[key]) for key in ("head", "pooling") if model.get(key))),
+        ("Settings", _how_chosen(run.results.get("search"))),
         ("Parameters trained", _trained(parameters)),
         ("Device", ", ".join(str(part) for part in hardware if part)),
         ("Training time", duration(environment.get("seconds"))),
         ("Seed", str(_section(run, "training").get("seed", ""))),
     ]
     return [(term, str(value)) for term, value in pairs if value]
+
+
+def _how_chosen(search: Mapping[str, Any] | None) -> str:
+    """Write how a search chose the settings, and what that does to the scores on valid."""
+    if not search:
+        return ""
+    metric = METRICS[search["metric"]].title
+    return (
+        f"chosen among {search['trials']:,} trials by {metric} on valid, whose scores are therefore optimistic; "
+        "test was not looked at"
+    )
 
 
 def _trained(parameters: Mapping[str, int]) -> str:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from plft.attention import without_adapters
 from plft.batching import Collator
@@ -20,11 +21,14 @@ from plft.training import EVALUATION_SHARE, SequenceTaskTrainer
 
 
 @contextmanager
-def kept_features(trainer: SequenceTaskTrainer, settings: TrainingConfig, say: Say) -> Iterator[None]:
+def kept_features(
+    trainer: SequenceTaskTrainer, settings: TrainingConfig, say: Say, folder: Path | None = None
+) -> Iterator[None]:
     """While this lasts a trainer trains on what the frozen part of its model made of each sequence, where that pays.
 
     It pays where several epochs read it again and the disk has room. The files are deleted in the end, unless
     `settings.keep_features` says otherwise; those of a run that was killed serve the one that resumes it.
+    folder: where they are kept, instead of the cache; whoever names one deletes it.
     """
     model = trainer.model
     prefix = getattr(model, "prefix", None)
@@ -35,7 +39,8 @@ def kept_features(trainer: SequenceTaskTrainer, settings: TrainingConfig, say: S
         return (yield)
     width = without_adapters(model.backbone).config.hidden_size
     like = torch.empty(width, dtype=DTYPES["bf16" if settings.features == "bf16" else "fp32"])
-    folder = cache_folder() / "features"
+    stays = settings.keep_features or folder is not None
+    folder = folder or cache_folder() / "features"
     folder.mkdir(parents=True, exist_ok=True)
     size = sum(bytes_needed(each, prefix, like) for each in datasets)
     if not fits(folder, size):
@@ -45,7 +50,8 @@ def kept_features(trainer: SequenceTaskTrainer, settings: TrainingConfig, say: S
     files = []
     try:
         for dataset in datasets:
-            name = key_of(model.backbone, dataset, prefix, f"{like.dtype} {trainer.precision}")
+            how = f"{like.dtype} {trainer.precision} {pooling_of(model.head) if prefix.pooled else ''}"
+            name = key_of(model.backbone, dataset, prefix, how.rstrip())
             files.append(folder / f"{name}.bin")
             budget = trainer.token_budget * EVALUATION_SHARE
             dataset.features = keep(states_of(trainer, dataset), dataset, prefix, files[-1], like, budget)
@@ -55,9 +61,14 @@ def kept_features(trainer: SequenceTaskTrainer, settings: TrainingConfig, say: S
         model.kept_prefix = None
         for dataset in datasets:
             dataset.features = None
-        for file in files if not settings.keep_features else ():
+        for file in files if not stays else ():
             file.unlink(missing_ok=True)
     return None
+
+
+def pooling_of(head: nn.Module) -> str:
+    """The name of a pooling without weights, or nothing: mean and max of the same states are not the same."""
+    return str(getattr(getattr(getattr(head, "pooling", None), "function", None), "__name__", ""))
 
 
 def epochs(trainer: SequenceTaskTrainer, settings: TrainingConfig) -> float:

@@ -20,12 +20,13 @@ POINTS_PER_PATH = 60  # points of one path do not darken each other, so dense re
 
 @dataclass(frozen=True)
 class Line:
-    """One curve: name for the legend, x and y of equal length; with_marks draws a dot at every point."""
+    """One curve: name for the legend, x and y of equal length; marks are dots, joined by a line or not."""
 
     name: str
     x: Sequence[float]
     y: Sequence[float]
     with_marks: bool = False
+    joined: bool = True
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ def _svg(body: str, summary: str, width: int, height: int, css: str = "plot") ->
 def _curve(line: Line, colour: int, across: Axis, up: Axis) -> str:
     points = [(across.at(x), up.at(y)) for x, y in zip(line.x, line.y, strict=True)]
     path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
-    drawn = f'<path class="line s{colour % N_COLOURS}" d="{path}"/>'
+    drawn = f'<path class="line s{colour % N_COLOURS}" d="{path}"/>' if line.joined else ""
     if line.with_marks or len(points) == 1:
         dots = "".join(f"M{x:.1f} {y:.1f}h0" for x, y in points)
         drawn += f'<path class="dots s{colour % N_COLOURS}" d="{dots}"/>'

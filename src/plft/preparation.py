@@ -105,6 +105,22 @@ def prepare(config: RunConfig, say: Say = quiet, custom_head: bool = False) -> P
     return Prepared(config, task, parts, labels, checkpoint, datasets, max_residues, weights, sentences, facts)
 
 
+def prepare_again(prepared: Prepared, config: RunConfig) -> Prepared:
+    """The same records and base model with another head, tuning or training, checked as `prepare` checks them.
+
+    config: as a user gives it, its data and base model those of `prepared`.
+    """
+    check_settings(config.tuning)
+    check_head(config, prepared.task, custom_head=False)
+    check_pooling(config, prepared.checkpoint)
+    check_metric(config, prepared.labels)
+    check_tuning(config, prepared.checkpoint)
+    train_set = prepared.datasets["train"]
+    weights = class_weights(config, prepared.labels, train_set)
+    config = resolved(config, prepared.task, prepared.checkpoint, prepared.max_residues, train_set)
+    return replace(prepared, config=config, class_weights=weights)
+
+
 def find_checkpoint(config: RunConfig, records: Sequence[Record]) -> Checkpoint:
     """The base model of a run; `records` train the tokenizer of a scratch model that learns its pieces."""
     checkpoint = resolve(
@@ -114,9 +130,14 @@ def find_checkpoint(config: RunConfig, records: Sequence[Record]) -> Checkpoint:
         sequences=(each.sequence for each in records if each.split == "train"),
         seed=config.training.seed,
     )
+    check_pooling(config, checkpoint)
+    return checkpoint
+
+
+def check_pooling(config: RunConfig, checkpoint: Checkpoint) -> None:
+    """Refuse to pool by a token that the family does not have."""
     if config.model.pooling == "cls" and not has_cls(checkpoint):
         raise PlftError(f"model.pooling cls: {checkpoint.family.title} has no token for the whole sequence. Use mean.")
-    return checkpoint
 
 
 def builtin_for(records: Sequence[Record]) -> str:

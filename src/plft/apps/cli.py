@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import typer
 
 from plft import __version__
-from plft.apps import language, scoring, splitting
+from plft.apps import language, scoring, searching, splitting
 from plft.errors import PlftError
 
 app = typer.Typer(
@@ -193,10 +193,9 @@ def train(
     json: JsonOption = False,
 ) -> None:
     """Train a model on labelled sequences and leave a run folder with report, metrics and model."""
-    from plft.config import load_config, make_config, set_values
+    from plft.config import configured
 
     source = config if config is not None else out / "run.yaml" if resume and (out / "run.yaml").exists() else None
-    values = load_config(source) if source is not None else {}
     flags = {
         "data": data_values(data, valid, test, sequence_column, label_column, split_column, missing, unknown_letters),
         "model": {"name": model, "head": head, "pooling": pooling, "trust_remote_code": trust_remote_code or None},
@@ -209,24 +208,21 @@ def train(
             "seed": seed,
         },
     }
-    for section, given in flags.items():
-        known = {key: value for key, value in given.items() if value is not None}
-        if known:
-            values[section] = {**(values.get(section) or {}), **known}
-    if task is not None:
-        values["task"] = task
-    values = set_values(values, set or [])
-    if not (values.get("data") or {}).get("file"):
+    chosen = configured(source, flags, task, set or [])
+    if chosen is None:
         raise PlftError("Nothing to train on: name a file, plft train DATA --out RUN, or data.file in --config.")
     if plan:
         from plft.apps.plan import show_plan
 
         quiet_libraries()
-        show_plan(make_config(values), json)
+        show_plan(chosen, json)
         return
-    run_and_show(make_config(values), out, resume=resume, overwrite=overwrite, json=json)
+    run_and_show(chosen, out, resume=resume, overwrite=overwrite, json=json)
     if not json:
         closing_lines(out)
+
+
+app.command("tune", epilog=example("plft tune proteins.csv --tune lora --minutes 60 --out search"))(searching.tune)
 
 
 def run_and_show(config: Any, out: Path, *, resume: bool, overwrite: bool, json: bool = False) -> None:
@@ -489,8 +485,9 @@ def main() -> None:
         console.fail(wording(error))
         sys.exit(1)
     except (KeyboardInterrupt, typer.Abort):
-        command = next((each for each in ("train", "pretrain", "adapt") if sys.argv[1:2] == [each]), None)
+        command = next((each for each in ("train", "pretrain", "adapt", "tune") if sys.argv[1:2] == [each]), None)
         hint = f" plft {command} --resume goes on from the last checkpoint." if command else ""
+        hint = " The same command again goes on with the search." if command == "tune" else hint
         sys.stderr.write(f"\nInterrupted.{hint}\n")
         sys.exit(INTERRUPTED)
     except Exception as error:

@@ -6,7 +6,11 @@ import importlib.util
 import platform
 from importlib import metadata
 
-EXTRAS = {"bitsandbytes": "qlora (pip install 'plft[quant]')", "tensorboard": "tracking (pip install 'plft[track]')"}
+EXTRAS = {
+    "bitsandbytes": "qlora (pip install 'plft[quant]')",
+    "optuna": "plft tune (pip install 'plft[hpo]')",
+    "tensorboard": "tracking (pip install 'plft[track]')",
+}
 
 
 def diagnose() -> dict[str, str]:
