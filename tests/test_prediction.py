@@ -254,7 +254,7 @@ def test_an_error_while_writing_ends_the_prediction(tmp_path: Path, monkeypatch:
         raise OSError(28, "No space left on device")
         yield {}
 
-    with pytest.raises(PlftError, match="out.csv cannot be written"):
+    with pytest.raises(PlftError, match=r"out\.csv cannot be written"):
         write_predictions(answers(predictor_for("seq_classification"), some_records()), tmp_path / "out.csv", full)
     assert list(tmp_path.iterdir()) == []
 
