@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import re
 from typing import Any
 
@@ -37,6 +38,8 @@ autodoc_member_order = "bysource"
 python_use_unqualified_type_names = True
 python_display_short_literal_types = True
 
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it misses optional kernels when it is imported
+
 
 # --- docstrings: the house's "name: text" runs as fields
 
@@ -44,38 +47,42 @@ python_display_short_literal_types = True
 def set_fields(app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
     """Turn "rows: text.  columns: text.  Returns text.  Raises X: text." into fields, in place.
 
-    Only names of the object's own parameters count, so that a colon in a sentence stays what it is.
+    Only names of the object's own parameters count, so that a colon in a sentence stays what it is. After the name in
+    `name`s comes a mark, without which reStructuredText does not see where it ends.
     """
-    known = parameters_of(thing)
-    paragraphs = [" ".join(each.split("\n")) for each in "\n".join(lines).strip().split("\n\n")]
-    if not known or any(each.startswith((" ", "    ")) for each in lines):
+    if any(line.startswith(" ") for line in lines):  # indented: written as reStructuredText already
         return
-    lines[:] = [line for each in paragraphs for line in [*fields(each, known), ""]]
+    text = re.sub(r"(``[^`]+``|`[^`]+`)(?=(\w?))", lambda code: code[1] + "\\ " * bool(code[2]), "\n".join(lines))
+    paragraphs = text.strip().split("\n\n")
+    lines[:] = [line for each in paragraphs for line in [*fields(each, parameters_of(thing)), ""]]
 
 
 def parameters_of(thing: Any) -> set[str]:
     """Names of the parameters of a function or a class; for a dataclass these are its fields."""
     try:
-        return set(inspect.signature(thing).parameters) - {"self", "args", "kwargs"}
+        return set(inspect.signature(thing).parameters)
     except (TypeError, ValueError):
         return set()
 
 
 def fields(paragraph: str, known: set[str]) -> list[str]:
-    """The lines of one paragraph: its sentences, then a field for each parameter that it describes."""
-    names = "|".join(sorted(known, key=len, reverse=True))
-    start = re.compile(rf"(?:^|(?<=[.)?]) +|  +)((?:{names})(?:, (?:{names}))*): ")
-    first, *rest = start.split(paragraph)
-    described = [(name.strip(), text.strip()) for name, text in zip(rest[::2], rest[1::2], strict=True)]
-    written = [first.strip()] if first.strip() else []
-    last = ""
-    if described:
-        name, text = described[-1]
-        text, _, last = text.partition("  Returns ") if "  Returns " in text else (text, "", "")
-        described[-1] = (name, text)
-        written.append("")
-    written += [f":param {each}: {text}" for name, text in described for each in name.split(", ")]
-    return written + ([f":returns: {last}"] if last else [])
+    """The lines of one paragraph: its own sentences, then a field for each parameter it describes."""
+    names = "|".join(sorted(map(re.escape, known), key=len, reverse=True)) or "(?!)"
+    begins = rf"(?:^|(?<=[.)])\s+|\s\s+)(?:((?:{names})(?:, (?:{names}))*):|(Returns|Raises \w+))\s"
+    first, *rest = re.split(begins, paragraph)
+    if not rest:
+        return [paragraph]
+    written = [first.strip(), ""] if first else [""]
+    for parameters, outcome, text in zip(rest[::3], rest[1::3], rest[2::3], strict=True):
+        written += [f":{name}: {' '.join(text.split())}" for name in field_names(parameters, outcome)]
+    return written
+
+
+def field_names(parameters: str | None, outcome: str | None) -> list[str]:
+    """What reStructuredText calls the fields of "name, other name", or of "Returns" and "Raises X"."""
+    if parameters:
+        return [f"param {name}" for name in parameters.split(", ")]
+    return [str(outcome).lower() if outcome == "Returns" else f"raises {str(outcome).split()[1]}"]
 
 
 def setup(app: Any) -> None:

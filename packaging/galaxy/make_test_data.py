@@ -48,7 +48,9 @@ if __name__ == "__main__":
     FOLDER.mkdir(exist_ok=True)
     os.chdir(FOLDER)
     records = demo_records(n=80)
-    write("proteins.csv", ",", [["id", "sequence", "label"], *([each.id, each.sequence, each.label] for each in records)])
+    write(
+        "proteins.csv", ",", [["id", "sequence", "label"], *([each.id, each.sequence, each.label] for each in records)]
+    )
     short = [(each.id, each.sequence[:25]) for each in records[:40]]
     write("sites.tsv", "\t", [["id", "protein", "site"], *([name, each, basic(each)] for name, each in short)])
     Path("new.fasta").write_text("".join(f">new{n}\n{each.sequence}\n" for n, each in enumerate(records[:3], 1)))
