@@ -99,14 +99,14 @@ def example(command: Any) -> str:
 
 def argument_row(argument: Any) -> tuple[str, str]:
     """A row of the table of arguments."""
-    return f"`{shown(argument)}`", argument.help + ("" if argument.required else " May be left out.")
+    return f"`{shown(argument)}`", plain(argument.help) + ("" if argument.required else " May be left out.")
 
 
 def option_row(option: Any, kinds: dict[str, Any]) -> tuple[str, str, str, str]:
     """A row of the table of options."""
     names = [*sorted(option.opts, key=len, reverse=True), *option.secondary_opts]
     default = "needed" if option.required else default_of(option)
-    return ", ".join(f"`{each}`" for each in names), value_of(option, kinds), default, option.help
+    return ", ".join(f"`{each}`" for each in names), value_of(option, kinds), default, plain(option.help)
 
 
 def default_of(option: Any) -> str:
@@ -136,8 +136,8 @@ def row(cells: tuple[str, ...]) -> str:
 
 
 def plain(text: str) -> str:
-    """A help text on one line."""
-    return " ".join(text.split())
+    """A help text on one line, with the flags in it as code."""
+    return re.sub(r"(?<![\w`-])(--[a-z][\w-]*)", r"`\1`", " ".join(text.split()))
 
 
 if __name__ == "__main__":
