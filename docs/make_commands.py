@@ -121,7 +121,7 @@ def value_of(option: Any, kinds: dict[str, Any]) -> str:
     found = kinds[option.name]
     while get_args(found):  # X | None, and list[X] of an option that may be given several times
         found = get_args(found)[0]
-    return KINDS[found] + (", repeatable" if option.multiple else "")
+    return KINDS.get(found, "text") + (", repeatable" if option.multiple else "")
 
 
 def table(title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:

@@ -82,15 +82,30 @@ def write_the_files_of_the_pages() -> None:
 # --- running
 
 
+QUICKLY = ["--set", "training.max_steps=2", "--set", "baselines.run=false"]
+SHORT = {
+    "train": ["--max-steps", "2", "--set", "baselines.run=false"],
+    "compare": ["--seeds", "1", *QUICKLY],
+    "tune": ["--trials", "2", *QUICKLY],
+}
+
+
+def shortened(words: list[str]) -> list[str]:
+    """A command with a budget of seconds: two steps, no baselines, one seed or two trials."""
+    if words[1] in ("pretrain", "adapt") and "--minutes" in words:
+        at = words.index("--minutes")
+        words = [*words[:at], "--steps", "2", *words[at + 2 :]]
+    return [*words, *SHORT.get(words[1], [])]
+
+
 def run_commands(text: str) -> None:
-    """Run the plft commands of a block; training stops after two steps and leaves out the baselines."""
+    """Run the plft commands of a block, shortened."""
     for line in text.replace("\\\n", " ").splitlines():
         words = shlex.split(line, comments=True)
         if not words:
             continue
         assert words[0] == "plft", f"'{line}' is no plft command: write <!-- not run: reason --> before the block"
-        short = ["--max-steps", "2", "--set", "baselines.run=false"] if words[1] == "train" else []
-        result = plft(*words[1:], *short)
+        result = plft(*shortened(words)[1:])
         assert result.code == 0, f"{line}\n{result.err}"
 
 
