@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test test-all check format constraints bench clean
+.PHONY: demo test test-all check format docs dist constraints bench clean
 
 # Creating the environment again over a half-made one repairs it.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -37,13 +37,29 @@ format: $(VENV)/.installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+$(VENV)/.docs-installed: $(VENV)/.installed
+	@$(PIP) install --quiet -c constraints.txt -e ".[dev,docs]"
+	@touch $@
+
+docs: $(VENV)/.docs-installed
+	$(BIN)/python docs/make_configuration.py
+	$(BIN)/python docs/make_commands.py
+	$(BIN)/python -m sphinx -q -W --keep-going -b html docs build/docs
+	@echo "The first page is build/docs/index.html"
+
+# An sdist, and the wheel that is built from it.
+dist:
+	$(PYTHON) -m venv build/packaging
+	build/packaging/bin/python -m pip install --quiet build
+	rm -rf dist && build/packaging/bin/python -m build
+
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/speed.py
 
 # The newest versions that pyproject.toml allows, found in a fresh environment.
 constraints:
 	rm -rf build/fresh && $(PYTHON) -m venv build/fresh
-	build/fresh/bin/python -m pip install --quiet -e ".[dev]"
+	build/fresh/bin/python -m pip install --quiet -e ".[dev,docs]"
 	grep '^#' constraints.txt > build/constraints.txt
 	build/fresh/bin/python -m pip freeze --all | grep -v -E '^(#|-e |plft==|pip==)' | sed 's/+[a-z0-9.]*$$//' >> build/constraints.txt
 	mv build/constraints.txt constraints.txt

@@ -146,9 +146,9 @@ def cells(row: Row, runs: Path) -> str:
 
 HEADER = """# Results on published data sets
 
-Every row was trained from random weights (`scratch:`), because no pretrained model comes with plft yet; the point of
-this page is that the whole path from file to scored predictions works on real data, with the splits the data sets come
-with (a validation part is set aside from training where they have none). Intervals are 95 % bootstrap intervals over
+Every row was trained from random weights (`scratch:`), before plft had pretrained models of its own; the point of this
+page is that the whole path from file to scored predictions works on real data, with the splits the data sets come with
+(a validation part is set aside from training where they have none). Intervals are 95 % bootstrap intervals over
 sequences. Minutes are for train + evaluate + predict on one thread of a 2-core CPU (Intel Xeon without bf16) that was
 also doing other work. Published figures are those of the data sets' papers and benchmarks; "random-init" is the
 comparable one. On tf_0 the linear k-mer model, .675, was not beaten; one run and one seed per row.
@@ -158,7 +158,7 @@ comparable one. On tf_0 the linear k-mer model, .675, was not beaten; one run an
 """
 
 
-COMMANDS = """# Commands
+COMMANDS = """## Commands
 
 Run from the folder of the data sets; `python benchmarks/results.py DATA_FOLDER RUNS_FOLDER` runs them all.
 
@@ -169,7 +169,7 @@ def write_page(runs: Path) -> None:
     """Write docs/results.md from the finished runs."""
     done = [row for row in ROWS if (runs / f"{row.name}.json").exists()]
     lines = [cells(row, runs) for row in done]
-    blocks = [f"## {row.title}\n\n<!-- not run: needs the data set -->\n```bash\n" for row in done]
+    blocks = [f"### {row.title}\n\n<!-- not run: needs the data set -->\n```bash\n" for row in done]
     texts = [
         block + "\n".join(commands(row, row.data, row.name)) + "\n```\n"
         for block, row in zip(blocks, done, strict=True)

@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import re
-import shlex
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import pytest
 
-from commandline import plft
+from pages import DOCS, Block, blocks_of, name_of, run_page, text_of
 from plft.apps.cli import app
-from plft.builtin.demo import demo_records
 from plft.checkpoints import SHORT_NAMES
 from plft.families import FAMILIES
 from plft.formats import READERS
@@ -25,35 +18,9 @@ from plft.search_space import SPACE
 from plft.tuning import METHODS
 from scripts import ROOT, load_script
 
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
-NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
+NAMES = sorted(name_of(page) for page in [*ROOT.glob("*.md"), *DOCS.rglob("*.md")])
 
-
-def text_of(name: str) -> str:
-    return (ROOT / name).read_text(encoding="utf-8")
-
-
-# --- blocks
-
-
-@dataclass(frozen=True)
-class Block:
-    """A fenced block: its language, its text, and what the comment before it says."""
-
-    language: str
-    text: str
-    line: int
-    file: str = ""
-    not_run: str = ""
-
-
-def blocks_of(page: str) -> Iterator[Block]:
-    fence = re.compile(r"(?:^<!-- (file|not run): ([^\n]+) -->\n)?^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-    for found in fence.finditer(page):
-        kind, what, language, text = found.groups()
-        line = page.count("\n", 0, found.start()) + 1
-        notes = {"file": what} if kind == "file" else {"not_run": what} if kind else {}
-        yield Block(language, text, line, **notes)
+# --- running
 
 
 def test_blocks_are_found_with_the_comment_before_them():
@@ -64,67 +31,10 @@ def test_blocks_are_found_with_the_comment_before_them():
     ]
 
 
-# --- the files that the pages speak of
-
-
-def write_csv(name: str, rows: list[dict[str, Any]]) -> None:
-    with open(name, "w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        table.writeheader()
-        table.writerows(rows)
-
-
-def write_the_files_of_the_pages() -> None:
-    """proteins.csv and its parts, more.csv, new.fasta, stability.csv, promoters.csv in the current folder."""
-    records = demo_records(n=60)
-    rows = [{"id": each.id, "sequence": each.sequence, "label": each.label, "split": each.split} for each in records]
-    write_csv("proteins.csv", rows)
-    for part in ("train", "valid", "test"):
-        write_csv(f"{part}.csv", [row for row in rows if row["split"] == part])
-    write_csv("more.csv", [{"sequence": row["sequence"], "label": row["label"]} for row in rows[:20]])
-    Path("new.fasta").write_text("".join(f">{row['id']}\n{row['sequence']}\n" for row in rows[:5]))
-    numbers = [row["sequence"].count("L") / 7 for row in rows]
-    extra = [{"stability": number, "temperature": 20 + at % 40} for at, number in enumerate(numbers)]
-    write_csv("stability.csv", [{"sequence": row["sequence"], **more} for row, more in zip(rows, extra, strict=True)])
-    letters = str.maketrans("ACDEFGHIKLMNPQRSTVWY", "ACGT" * 5)
-    dna = [{"sequence": row["sequence"].translate(letters), "label": row["label"]} for row in rows]
-    write_csv("promoters.csv", dna)
-
-
-# --- running
-
-
-SHORT = {
-    "train": ["--max-steps", "2"],
-    "tune": ["--trials", "2", "--set", "training.max_steps=2", "--set", "baselines.run=false"],
-}
-
-
-def run_commands(text: str) -> None:
-    """Run the plft commands of a block; training stops after two steps, a search after two trials."""
-    for line in text.replace("\\\n", " ").splitlines():
-        words = shlex.split(line, comments=True)
-        if not words:
-            continue
-        assert words[0] == "plft", f"'{line}' is no plft command: write <!-- not run: reason --> before the block"
-        result = plft(*words[1:], *SHORT.get(words[1], []))
-        assert result.code == 0, f"{line}\n{result.err}"
-
-
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name_of(page) for page in [*ROOT.glob("*.md"), *DOCS.glob("*.md")]])
 def test_everything_that_a_page_shows_runs(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    write_the_files_of_the_pages()
-    values: dict[str, Any] = {}
-    for block in blocks_of(text_of(name)):
-        if block.file:
-            Path(block.file).write_text(block.text, encoding="utf-8")
-        elif block.not_run:
-            continue
-        elif block.language in ("bash", "console"):
-            run_commands(block.text)
-        elif block.language == "python":
-            exec(compile("\n" * block.line + block.text, name, "exec"), values)
+    run_page(name)
 
 
 # --- pointing
