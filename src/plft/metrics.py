@@ -268,6 +268,27 @@ def evaluate(
     return Evaluation(scored.n, len(scored.sequence), scored.n_sequences, metrics, details, joined)
 
 
+def resampled(
+    task: TaskType,
+    outputs: Sequence[NDArray[Any]],
+    targets: Sequence[NDArray[Any]],
+    metric: str,
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> tuple[float, Floats]:
+    """Return one metric and its values under the resamples, (resamples,), as `evaluate` has them but without the rest.
+
+    The resamples are the same for all predictions of the same targets; for millions of scores fewer are drawn.
+    """
+    scored = Scored.of(task, outputs, targets)
+    scorer, row = scorer_of(scored), METRICS[metric]
+    whole = scorer.tally(np.ones((1, scored.n_sequences)))
+    resamples = affordable(resamples, scored.outputs.size) if scored.n_sequences > 1 else 0
+    blocks = _replicates(scored, scorer, [row], resamples, seed)[metric]
+    return float(_over_columns(row.function(whole))[0]), np.concatenate(blocks) if blocks else np.zeros(0)
+
+
 def _refuse_other_classes(scored: Scored, classes: Sequence[str]) -> None:
     if classes and scored.kind != REGRESSION and len(classes) != scored.n_outputs:
         raise ValueError(f"probabilities of {scored.n_outputs} classes, but {len(classes)} class names")

@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import typer
 
 from plft import __version__
-from plft.apps import language, scoring, splitting
+from plft.apps import comparing, language, scoring, splitting
 from plft.errors import PlftError
 
 app = typer.Typer(
@@ -381,6 +381,11 @@ app.command(epilog=example("plft adapt family.fasta --model builtin:protein --mi
 app.command("score-lm", epilog=example("plft score-lm builtin:protein proteins.fasta -o scores.csv"))(scoring.score_lm)
 
 
+app.command(
+    epilog=example("plft compare proteins.csv --models builtin:protein,scratch:esm2-1m --tunes head,lora,full")
+)(comparing.compare)
+
+
 @app.command(epilog=example("plft models --json"))
 def models(json: JsonOption = False) -> None:
     """What is known: families, scratch architectures, tuning methods, heads, tasks, metrics."""
@@ -491,6 +496,7 @@ def main() -> None:
     except (KeyboardInterrupt, typer.Abort):
         command = next((each for each in ("train", "pretrain", "adapt") if sys.argv[1:2] == [each]), None)
         hint = f" plft {command} --resume goes on from the last checkpoint." if command else ""
+        hint = " The same command goes on where it stopped." if sys.argv[1:2] == ["compare"] else hint
         sys.stderr.write(f"\nInterrupted.{hint}\n")
         sys.exit(INTERRUPTED)
     except Exception as error:

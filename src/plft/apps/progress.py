@@ -37,6 +37,17 @@ class TrainingProgress(TrainerCallback):
             console.say(f"{state.global_step} steps; the best checkpoint is that of step {state.best_global_step}")
 
 
+class SilentProgress(TrainingProgress):
+    """The bar alone, for many runs after each other."""
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float], **kwargs: Any) -> None:
+        """Print nothing."""
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Take the bar away."""
+        self.bar.remove_task(self.task)
+
+
 class PretrainingProgress(TrainingProgress):
     """The same for language models: the number of steps may change, and what counts is held-out perplexity."""
 
