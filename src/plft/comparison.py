@@ -210,7 +210,10 @@ def train_baselines(plan: Plan, folder: ComparisonFolder, failed: Iterable[Cell]
                     rows = [row for row in BASELINES.values() if cell is able[0] or row.name == FROZEN]
                     say(f"baselines of {data.name}" + ("" if fold is None else f", fold {fold}") + f", {cell.model}")
                     config = plan.config(cell, plan.seeds[0], fold, folder.data_file(data))
-                    write_baselines(place, prepare(config), data.tested, rows)
+                    try:
+                        write_baselines(place, prepare(config), data.tested, rows)
+                    except PlftError as error:
+                        say(f"  none: {error}")
 
 
 def write_baselines(place: Path, prepared: Prepared, tested: str, rows: Sequence[Any]) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import yaml
 from markupsafe import Markup
 
+from plft.comparison_plan import REFERENCE
 from plft.findings import Table, duration, in_words, interval_in_words
 from plft.heatmap import Group, Legend, Tile, heat_map
 from plft.metrics import METRICS
@@ -27,12 +29,11 @@ Row = Mapping[str, Any]
 def write_results(standings: Standings) -> dict[str, Any]:
     """Write comparison.json, comparison.csv, heatmap.svg and report.html, each in one go; returns the first."""
     folder, results = standings.folder, standings.to_json()
-    drawn = draw(results)
     write_json(folder.results_file, results)
     with TableWriter(folder.table_file) as write:
         write(table_rows(results))
-    write_text(folder.heat_map_file, on_paper(drawn))
-    write_text(folder.report_file, render(TEMPLATE, page(results, drawn, standings.plan.decided())))
+    write_text(folder.heat_map_file, str(draw(results, on_paper=True)) + "\n")
+    write_text(folder.report_file, render(TEMPLATE, page(results, standings.plan.decided())))
     return results
 
 
@@ -74,88 +75,85 @@ def is_better(difference: float, metric: str) -> bool:
 # --- tables
 
 
-def table_of(results: Results, data: str) -> Table:
-    """Scores of one data set, with the best baseline in the last line."""
-    about, reference = results["data"][data], results["reference"]
-    metric = about["metric"] or ""
-    title = title_of(results, data) or "score"
-    n_seeds = len(results["seeds"])
-    header = ("model", "tuned", title, "95 % interval", *(["over seeds"] if n_seeds > 1 else []))
-    header += (f"minus {reference}", "95 % interval", "p, corrected", "")
-    rows = [(*_score_cells(row, metric, n_seeds), *_difference_cells(row, metric)) for row in rows_of(results, data)]
-    for best in about["baselines"][:1]:
-        empty = ("",) * (5 if n_seeds > 1 else 4)
-        rows.append(
-            ("best baseline", best["title"], in_words(best["value"], metric), interval_in_words(best, metric), *empty)
-        )
-    return Table(header, tuple(rows), n_text=2)
+@dataclass(frozen=True)
+class ModelTable:
+    """Rows under the name of their model: (model, rows) each, every row as wide as the header.  No model, no name."""
+
+    header: tuple[str, ...]
+    groups: tuple[tuple[str, tuple[tuple[str, ...], ...]], ...]
+
+    def flat(self) -> list[tuple[str, ...]]:
+        """The rows with those of a model indented below its name."""
+        rows = []
+        for model, lines in self.groups:
+            rows += [(model, *("" for _ in self.header[1:]))] if model else []
+            rows += [(f"  {first}" if model else first, *rest) for first, *rest in lines]
+        return rows
 
 
-def _score_cells(row: Row, metric: str, n_seeds: int) -> tuple[str, ...]:
-    if row["value"] is None:
-        return row["model"], row["tune"], "failed" if row["problem"] else "not yet", "", *([""] if n_seeds > 1 else [])
-    spread = f"{in_words(row['lowest'], metric)} to {in_words(row['highest'], metric)}" if row["seeds"] > 1 else ""
-    part = f" ({row['seeds']} of {n_seeds})" if row["seeds"] < n_seeds else ""
-    cells = (row["model"], row["tune"], in_words(row["value"], metric), interval_in_words(row, metric))
-    return cells + ((spread + part,) if n_seeds > 1 else ())
-
-
-def _difference_cells(row: Row, metric: str) -> tuple[str, ...]:
-    gain = row["difference"]
-    interval = interval_in_words(gain, metric)
-    return signed(gain["value"], metric), interval, p_in_words(row["p_corrected"]), MARK if row["significant"] else ""
-
-
-def short_table(results: Results, data: str) -> Table:
-    """Scores of one data set in the width of a terminal: each number with its interval, each model named once."""
-    about, reference = results["data"][data], results["reference"]
-    metric, rows, above = about["metric"] or "", [], ""
-    for row in rows_of(results, data):
-        unknown = "failed" if row["problem"] else "not yet"
-        score = _with_interval(row, metric) if row["value"] is not None else unknown
-        mark = f" {MARK}" if row["significant"] else ""
-        name = "" if row["model"] == above else row["model"]
-        rows.append(
-            (
-                name,
-                row["tune"],
-                score,
-                _signed_interval(row["difference"], metric),
-                p_in_words(row["p_corrected"]) + mark,
-            )
-        )
-        above = row["model"]
-    for best in about["baselines"][:1]:
-        rows.append(("best baseline", "", _with_interval(best, metric), "", ""))
-    return Table(
-        ("model", "tuned", title_of(results, data) or "score", f"minus {reference}", "p, corrected"), tuple(rows), 2
+def _grouped(
+    results: Results, data: str, header: tuple[str, ...], cells: Callable[[Row], tuple[str, ...]]
+) -> ModelTable:
+    rows = rows_of(results, data)
+    models = dict.fromkeys(row["model"] for row in rows)
+    return ModelTable(
+        header, tuple((name, tuple(cells(row) for row in rows if row["model"] == name)) for name in models)
     )
 
 
-def cost_table(results: Results, data: str) -> Table:
+def score_table(results: Results, data: str) -> ModelTable:
+    """Scores and differences of one data set with their intervals, the best baseline in the last line."""
+    about, n_seeds = results["data"][data], len(results["seeds"])
+    metric, spread = about["metric"] or "", ("worst to best seed",) if n_seeds > 1 else ()
+
+    def cells(row: Row) -> tuple[str, ...]:
+        mark = f" {MARK}" if row["significant"] else ""
+        return (
+            *(row["tune"], _with_interval(row, metric) if row["value"] is not None else _why_not(row)),
+            *(_signed_interval(row["difference"], metric), p_in_words(row["p_corrected"]) + mark),
+            *((_over_seeds(row, metric, n_seeds),) if spread else ()),
+        )
+
+    header = ("", title_of(results, data) or "score", f"minus {results['reference']}", "p (Holm)", *spread)
+    table = _grouped(results, data, header, cells)
+    best = [
+        ("best baseline", _with_interval(each, metric), "", "", *("" for _ in spread)) for each in about["baselines"]
+    ]
+    return replace(table, groups=(*table.groups, *([("", (best[0],))] if best else [])))
+
+
+def _why_not(row: Row) -> str:
+    """Say why there is no score."""
+    return "failed" if row["problem"] else "undefined" if row["seeds"] else "not yet"
+
+
+def _over_seeds(row: Row, metric: str, n_seeds: int) -> str:
+    """Write the scores of the worst and the best seed, and how many there are where some are missing."""
+    ends = [row["lowest"], row["highest"]]
+    if metric in METRICS and not METRICS[metric].higher_is_better:
+        ends.reverse()
+    spread = " to ".join(in_words(end, metric) for end in ends) if row["seeds"] > 1 else ""
+    return spread if row["seeds"] == n_seeds else f"{spread} ({row['seeds']} of {n_seeds} seeds)".strip()
+
+
+def cost_table(results: Results, data: str) -> ModelTable:
     """What each cell of one data set cost, and what it gave over the best baseline."""
     about = results["data"][data]
-    metric, rows = about["metric"] or "", []
-    has_memory = any(row["peak_memory"] for row in results["rows"])
-    for row in rows_of(results, data):
-        gain = row["over_baseline"]
-        trained = (
-            (f"{row['trainable']:,}", f"{row['trainable'] / row['parameters']:.2%}") if row["trainable"] else ("", "")
+    metric, has_memory = about["metric"] or "", any(row["peak_memory"] for row in results["rows"])
+
+    def cells(row: Row) -> tuple[str, ...]:
+        n, total = row["trainable"], row["parameters"]
+        return (
+            *(row["tune"], in_words(row["value"], metric) if row["value"] is not None else ""),
+            *((_signed_interval(row["over_baseline"], metric),) if about["baselines"] else ()),
+            *(duration(row["seconds"]), f"{n:,} ({100 * n / total:.3g} %)" if n else ""),
+            *((in_bytes(row["peak_memory"]),) if has_memory else ()),
         )
-        rows.append(
-            (
-                *(row["model"], row["tune"], in_words(row["value"], metric) if row["value"] is not None else ""),
-                *((signed(gain["value"], metric), interval_in_words(gain, metric)) if about["baselines"] else ()),
-                *(duration(row["seconds"]), *trained),
-                *((in_bytes(row["peak_memory"]),) if has_memory else ()),
-            )
-        )
-    header = (
-        *("model", "tuned", title_of(results, data) or "score"),
-        *(("minus best baseline", "95 % interval") if about["baselines"] else ()),
-        *("time per seed", "parameters trained", "share", *(["peak memory"] if has_memory else [])),
-    )
-    return Table(header, tuple(rows), n_text=2)
+
+    over = ("minus best baseline",) if about["baselines"] else ()
+    memory = ("peak memory",) if has_memory else ()
+    header = ("", title_of(results, data) or "score", *over, "time per seed", "parameters trained", *memory)
+    return _grouped(results, data, header, cells)
 
 
 # --- sentences
@@ -166,12 +164,12 @@ def verdict(results: Results, data: str) -> str:
     about, rows = results["data"][data], [row for row in rows_of(results, data) if row["value"] is not None]
     metric = about["metric"] or ""
     if not rows or metric not in METRICS:
-        return f"{data}: nothing is finished yet."
+        return f"{data}: there is no result yet."
     sign = 1 if METRICS[metric].higher_is_better else -1
     best = max(rows, key=lambda row: sign * row["value"])
-    said = (
-        f"{data}: best is {best['model']} with {best['tune']}, {METRICS[metric].title} {_with_interval(best, metric)}."
-    )
+    interval, value = interval_in_words(best, metric), in_words(best["value"], metric)
+    said = f"{data}: best is {best['model']} with {best['tune']}, {METRICS[metric].title} {value}"
+    said += f" (95 % interval {interval})." if interval else "."
     gain = best["difference"]
     if gain["value"] is not None:
         strength = "significant" if best["significant"] else "not significant"
@@ -181,7 +179,7 @@ def verdict(results: Results, data: str) -> str:
     over, baselines = best["over_baseline"], about["baselines"]
     if over["value"] is not None:
         told_apart = over["low"] is not None and (over["low"] > 0 or over["high"] < 0)
-        end = "" if told_apart else ", which cannot be told from nothing"
+        end = "" if told_apart else ", which cannot be told apart from none"
         title = f"{baselines[0]['title']} ({in_words(baselines[0]['value'], metric)})"
         said += f" Against the best baseline, {title}, it is {_signed_interval(over, metric)}{end}."
     return said
@@ -205,8 +203,8 @@ def counted(results: Results) -> str:
     marked = [row for row in tests if row["significant"]]
     better = sum(is_better(row["difference"]["value"], row["metric"]) for row in marked)
     return (
-        f"Of {len(tests)} differences from {results['reference']}, {better} are significantly better and "
-        f"{len(marked) - better} significantly worse (5 %, Holm's correction)."
+        f"Of {_plural(len(tests), 'difference')} from {results['reference']}, {better} are significantly better and "
+        f"{len(marked) - better} significantly worse (p < 0.05 after Holm's correction)."
     )
 
 
@@ -215,8 +213,9 @@ def warnings(results: Results) -> list[str]:
     failed = [
         f"{row['data']}, {row['model']}, {row['tune']}: {row['problem']}" for row in results["rows"] if row["problem"]
     ]
-    missing = results["missing"]
-    left = [f"{len(missing)} runs are missing: {'; '.join(missing[:3])}{' ...' if len(missing) > 3 else ''}"]
+    missing, verb = results["missing"], "is" if len(results["missing"]) == 1 else "are"
+    listed = "; ".join(missing[:3]) + (" ..." if len(missing) > 3 else "")
+    left = [f"{_plural(len(missing), 'run')} {verb} missing: {listed}"]
     return failed + (left if missing else [])
 
 
@@ -234,7 +233,7 @@ def notes(results: Results) -> list[str]:
             "Folds: the test sequences of all folds are scored together, each predicted by a model that never saw it."
         )
     if tests:
-        found.append(f"p values are two-sided, and corrected for {tests} tests by Holm's procedure.")
+        found.append(f"p values are two-sided, and corrected for {_plural(tests, 'test')} by Holm's procedure.")
     if resamples and tests * 2 / (min(resamples) + 1) >= results["significance"]["level"]:
         found.append("With so few resamples and so many tests no difference can become significant.")
     if n_seeds > 1:
@@ -245,7 +244,7 @@ def notes(results: Results) -> list[str]:
 # --- the heat map
 
 
-def draw(results: Results) -> Markup:
+def draw(results: Results, *, on_paper: bool = False) -> Markup:
     """Draw the heat map: models by tuning methods where there is one data set, else data sets in the columns."""
     names, rows = list(results["data"]), results["rows"]
     models = list(dict.fromkeys(row["model"] for row in rows))
@@ -259,7 +258,8 @@ def draw(results: Results) -> Markup:
         groups = [
             Group(model, [(tune, [tiles[name, model, tune] for name in names]) for tune in tunes]) for model in models
         ]
-    return heat_map(columns, groups, legend_of(results), " ".join([counted(results), *words(results)]))
+    summary = " ".join([counted(results), *words(results)])
+    return heat_map(columns, groups, legend_of(results), summary, on_paper=on_paper)
 
 
 def title_of(results: Results, data: str) -> str:
@@ -280,7 +280,7 @@ def tile_of(results: Results, row: Row) -> Tile:
     """One cell: the difference to the reference above the score; of the reference the score alone."""
     metric, gain = row["metric"] or "", row["difference"]["value"]
     if row["value"] is None:
-        return Tile("failed" if row["problem"] else "not yet")
+        return Tile(_why_not(row))
     if gain is None:
         is_reference = row["tune"] == results["reference"]
         return Tile(in_words(row["value"], metric), "reference" if is_reference else "no reference")
@@ -292,22 +292,19 @@ def legend_of(results: Results) -> Legend:
     """The scale, and what number, colour and dot mean."""
     metrics = sorted({row["metric"] for row in results["rows"] if row["difference"]["value"] is not None})
     if not metrics:
-        return Legend(None, ["The scores of each model."])
-    reference, tests = results["reference"], results["significance"]["tests"]
-    frozen = "the same model, frozen" if reference == "head" else "the same model"
+        return Legend(None, ["The score of each model."])
+    reference, tests = results["reference"], _plural(results["significance"]["tests"], "test")
+    frozen = "the same model, frozen" if reference == REFERENCE else "the same model"
     score = METRICS[metrics[0]].title if len(metrics) == 1 else "score"
-    words = [
-        f"Large: {score} minus that of {reference} ({frozen}); blue is better, orange is worse. Small: {score}, "
-        "mean over seeds."
-        if len(results["seeds"]) > 1
-        else f"Large: {score} minus that of {reference} ({frozen}); blue is better, orange is worse. Small: {score}.",
-        f"{MARK} significant: p < 0.05, corrected for {tests} tests (Holm).",
-    ]
-    ends = ("worse", "better")
-    if len(metrics) == 1:
-        reach, sign = scale_of(results, metrics[0]), 1 if METRICS[metrics[0]].higher_is_better else -1
-        ends = (signed(-sign * reach, metrics[0]), signed(sign * reach, metrics[0]))
-    return Legend(ends, words)
+    mean = ", mean over seeds" if len(results["seeds"]) > 1 else ""
+    words = (
+        f"Large: {score} minus that of {reference} ({frozen}); blue is better, orange is worse. Small: {score}{mean}.",
+        f"{MARK} significant: p < 0.05, corrected for {tests} (Holm).",
+    )
+    if len(metrics) > 1:
+        return Legend(("worse", "better"), words)  # each metric has a scale of its own
+    reach = scale_of(results, metrics[0]) * (1 if METRICS[metrics[0]].higher_is_better else -1)
+    return Legend((signed(-reach, metrics[0]), signed(reach, metrics[0])), words)
 
 
 def words(results: Results) -> list[str]:
@@ -315,17 +312,10 @@ def words(results: Results) -> list[str]:
     return [verdict(results, name) for name in results["data"]]
 
 
-def on_paper(drawn: Markup) -> str:
-    """The drawing as a file: on white, with a margin."""
-    start = drawn.index(">") + 1
-    opening = str(drawn[:start]).replace(">", ' overflow="visible">')
-    return f'{opening}<rect width="100%" height="100%" fill="#ffffff"/>{drawn[start:]}\n'
-
-
 # --- the page
 
 
-def page(results: Results, drawn: Markup, decided: Mapping[str, Any]) -> dict[str, Any]:
+def page(results: Results, decided: Mapping[str, Any]) -> dict[str, Any]:
     """Return everything that the page's template shows."""
     names = list(results["data"])
     models, tunes = ({row[name] for row in results["rows"]} for name in ("model", "tune"))
@@ -337,11 +327,11 @@ def page(results: Results, drawn: Markup, decided: Mapping[str, Any]) -> dict[st
         "verdicts": words(results),
         "counted": counted(results),
         "warnings": warnings(results),
-        "heat_map": drawn,
+        "heat_map": draw(results),
         "parts": [
             {"name": name, "title": title_of(results, name), "about": results["data"][name]}
             | {
-                "scores": table_of(results, name),
+                "scores": score_table(results, name),
                 "cost": cost_table(results, name),
                 "baselines": baseline_table(results, name),
             }

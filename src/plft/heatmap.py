@@ -15,10 +15,11 @@ BETTER, WORSE, NEUTRAL = (0x00, 0x72, 0xB2), (0xD5, 0x5E, 0x00), (0xF4, 0xF5, 0x
 INK, SOFT, RULE = "#1b1f24", "#59626d", "#b4bac2"  # as in the report's style sheet, which may override them
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 TILE_HEIGHT, GAP, GROUP_HEIGHT, HEADER_HEIGHT, LINE = 46, 3, 30, 42, 17
-NARROWEST_TILE, WIDEST_TILE, NARROWEST_LABEL, WIDEST_LABEL = 112, 190, 70, 270
-LETTER = 7.2  # average width of a letter at 13 px
+NARROWEST_TILE, WIDEST_TILE, NARROWEST_LABEL, WIDEST_LABEL = 112, 190, 70, 300
+LETTER = 7.9  # width of a letter at 13 px, in a wide font
 SWATCHES, SWATCH = 9, 24
 NARROWEST = 430  # of the whole, for the words below
+MARGIN = 16
 
 Colour = tuple[int, int, int]
 
@@ -74,10 +75,18 @@ def text_on(fill: Colour) -> Colour:
     return max((black, white), key=lambda each: contrast(each, fill))
 
 
-def heat_map(columns: Sequence[tuple[str, str]], groups: Sequence[Group], legend: Legend, summary: str) -> Markup:
-    """Draw it as an SVG of its own, which a page may also hold as it is.
+def heat_map(
+    columns: Sequence[tuple[str, str]],
+    groups: Sequence[Group],
+    legend: Legend,
+    summary: str,
+    *,
+    on_paper: bool = False,
+) -> Markup:
+    """Draw it as an SVG.
 
-    columns: heading and the line below it.  summary: the map in words, for readers who do not see it.
+    columns: heading and the line below it.  summary: the map in words, for readers who do not see it.  on_paper: on
+    white with a margin, for a file of its own; else for a page, whose style sheet may set the colours of its words.
     """
     labels = [label for group in groups for label, _ in group.rows] + [group.heading for group in groups]
     left = _clamp(LETTER * max(map(len, labels), default=0) + 14, NARROWEST_LABEL, WIDEST_LABEL)
@@ -95,10 +104,14 @@ def heat_map(columns: Sequence[tuple[str, str]], groups: Sequence[Group], legend
             parts += [_tile(tile, left + at * (wide + GAP), y, wide) for at, tile in enumerate(tiles)]
             y += TILE_HEIGHT + GAP
     below, height = _legend(legend, y + 12, width)
-    label, size = escape(summary), f'width="{width:g}" height="{height:g}" viewBox="0 0 {width:g} {height:g}"'
+    margin = MARGIN if on_paper else 0
+    box = (-margin, -margin, width + 2 * margin, height + 2 * margin)
+    left_edge, top, across, down = (f"{each:g}" for each in box)
+    paper = f'<rect x="{left_edge}" y="{top}" width="{across}" height="{down}" fill="#ffffff"/>' if on_paper else ""
+    label, size = escape(summary), f'width="{across}" height="{down}" viewBox="{left_edge} {top} {across} {down}"'
     return Markup(
-        f'<svg xmlns="http://www.w3.org/2000/svg" class="heat" {size} style="max-width:{width:g}px" '
-        f'font-family="{FONT}" role="img" aria-label="{label}"><title>{label}</title>{"".join(parts)}{below}</svg>'
+        f'<svg xmlns="http://www.w3.org/2000/svg" class="heat" {size} style="max-width:{across}px" '
+        f'font-family="{FONT}" role="img" aria-label="{label}">{paper}{"".join(parts)}{below}</svg>'
     )
 
 

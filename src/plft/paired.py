@@ -18,7 +18,7 @@ from plft.labels import TaskType
 from plft.metrics import Metric, resampled
 from plft.resampling import Floats, interval
 
-RESAMPLES = 10_000  # the smallest p value is two in so many, and has to survive a correction for all cells
+RESAMPLES = 5_000  # the smallest p value is two in so many, and has to survive a correction for all cells
 SIGNIFICANT = 0.05
 SEED_OF_DRAWS = 1
 

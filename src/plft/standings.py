@@ -15,9 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from plft.baselines import BASELINES
 from plft.comparison_data import DataSet
 from plft.comparison_plan import SCHEMA, Cell, ComparisonFolder, Plan, Trial
 from plft.errors import PlftError
+from plft.labels import TaskType
 from plft.metrics import METRICS
 from plft.outputs import read_outputs
 from plft.paired import RESAMPLES, SIGNIFICANT, Score, difference_over_seeds, holm, over_seeds, p_value, score_of
@@ -178,11 +180,16 @@ class Standings:
             folders = [self.folder.baselines(data, slug, fold) for fold in data.parts]
             if all((each / BASELINES_JSON).exists() for each in folders):
                 parts = [read_json(each / BASELINES_JSON) for each in folders]
-                left_out |= {title: reason for part in parts for title, reason in part["left_out"].items()}
+                for part in parts:
+                    left_out |= {of_model(title, model, data.task): why for title, why in part["left_out"].items()}
                 for name in parts[0]["found"]:
                     if all(name in part["found"] for part in parts):
                         score = self._baseline(data, model, name, [each / f"{name}.safetensors" for each in folders])
-                        found.append((score, described(model, name, [part["found"][name] for part in parts])))
+                        about = parts[0]["found"][name]
+                        settings = about["settings"] if len(parts) == 1 else ""  # each fold may have chosen its own
+                        found.append(
+                            (score, {"title": of_model(about["title"], model, data.task), "settings": settings})
+                        )
         metric = METRICS.get(self._metrics.get(data.name, ""))
         known = [pair for pair in found if metric is not None and math.isfinite(pair[0].value)]
         known.sort(key=lambda pair: -pair[0].value if metric and metric.higher_is_better else pair[0].value)
@@ -204,10 +211,9 @@ def over(baseline: Score | None, scores: Mapping[int, Score]) -> Row:
     return over_seeds({seed: each.minus(baseline) for seed, each in scores.items()}).with_interval().to_json()
 
 
-def described(model: str, name: str, parts: Sequence[Row]) -> Row:
-    """Title and settings of a baseline; the settings of several folds differ, and are left out."""
-    suffix = f", {model}" if name == FROZEN else ""
-    return {"title": parts[0]["title"] + suffix, "settings": parts[0]["settings"] if len(parts) == 1 else ""}
+def of_model(title: str, model: str, task: TaskType) -> str:
+    """The title of a baseline, with its model where it has one."""
+    return f"{title}, {model}" if title == BASELINES[FROZEN].title_for(task) else title
 
 
 def are_equal(ours: Arrays, theirs: Arrays) -> bool:

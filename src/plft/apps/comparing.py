@@ -110,12 +110,12 @@ def _settings(
 def _show(results: dict[str, Any], out: Path) -> None:
     """Tables and verdicts, then where the page is."""
     from plft import console
-    from plft.comparison_page import counted, short_table, verdict
+    from plft.comparison_page import counted, score_table, verdict
 
     for name in results["data"]:
-        table = short_table(results, name)
+        table = score_table(results, name)
         console.result("")
-        console.table(name, table.header, table.rows)
+        console.table(name, table.header[:4], [row[:4] for row in table.flat()])  # what fits a terminal
     console.result("")
     console.result("in parentheses: 95 % intervals")
     console.result("")
