@@ -93,15 +93,18 @@ def write_the_files_of_the_pages() -> None:
 # --- running
 
 
+QUICKLY = ["--seeds", "1", "--set", "training.max_steps=2", "--set", "baselines.run=false"]
+
+
 def run_commands(text: str) -> None:
-    """Run the plft commands of a block; training stops after two steps."""
+    """Run the plft commands of a block; training stops after two steps, comparisons need one seed."""
     for line in text.replace("\\\n", " ").splitlines():
         words = shlex.split(line, comments=True)
         if not words:
             continue
         assert words[0] == "plft", f"'{line}' is no plft command: write <!-- not run: reason --> before the block"
-        short = ["--max-steps", "2"] if words[1] == "train" else []
-        result = plft(*words[1:], *short)
+        short = {"train": ["--max-steps", "2"], "compare": QUICKLY}
+        result = plft(*words[1:], *short.get(words[1], []))
         assert result.code == 0, f"{line}\n{result.err}"
 
 
