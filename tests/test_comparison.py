@@ -90,7 +90,7 @@ def test_differences_are_to_the_frozen_model(finished: Finished) -> None:
 
 def test_the_best_baseline_is_a_line_of_the_table(finished: Finished) -> None:
     baselines = finished.results["data"]["data"]["baselines"]
-    assert {"composition and length", f"frozen backbone with ridge regression, {TINY}"} <= {
+    assert {"ridge regression on composition and length", f"frozen backbone with ridge regression, {TINY}"} <= {
         each["title"] for each in baselines
     }
     values = [each["value"] for each in baselines]
@@ -143,7 +143,7 @@ def test_the_same_command_again_trains_nothing_and_says_the_same(
     finished: Finished, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(comparison, "train", lambda *_, **__: pytest.fail("trained again"))
-    monkeypatch.setattr(comparison, "write_baselines", lambda *_: pytest.fail("baselines trained again"))
+    monkeypatch.setattr(comparison, "write_baselines", lambda *_, **__: pytest.fail("baselines trained again"))
     data = finished.folder.parent / "data.csv"
     again = compare(data, [TINY], ["head", "full"], finished.folder, seeds=2, config=QUICK)
     assert again.results == finished.results

@@ -7,7 +7,8 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from plft.runfolder import read_json, write_json
 from plft.standings import BASELINES_JSON, FROZEN, Standings, is_finished
 from plft.tuning import check_settings, find_method, quantization_config
 
+PATIENCE = 10  # times baselines.minutes, for the frozen backbone of each model
 Watch = Callable[[], Sequence[TrainerCallback]]
 
 
@@ -198,32 +200,41 @@ def train_baselines(plan: Plan, folder: ComparisonFolder, failed: Iterable[Cell]
     if not plan.settings["baselines"]["run"]:
         return
     for data in plan.data:
-        cells = [
-            next((c for c in plan.cells if (c.data, c.model) == (data.name, m) and c not in failed), None)
-            for m in plan.models
-        ]
-        able = [cell for cell in cells if cell is not None]
-        for fold in data.parts:
-            for cell in able:
-                place = folder.baselines(data, plan.models[cell.model], fold)
-                if not (place / BASELINES_JSON).exists():
-                    rows = [row for row in BASELINES.values() if cell is able[0] or row.name == FROZEN]
-                    say(f"baselines of {data.name}" + ("" if fold is None else f", fold {fold}") + f", {cell.model}")
-                    config = plan.config(cell, plan.seeds[0], fold, folder.data_file(data))
-                    try:
-                        write_baselines(place, prepare(config), data.tested, rows)
-                    except PlftError as error:
-                        say(f"  none: {error}")
+        able = {cell.model: cell for cell in reversed(plan.cells) if cell.data == data.name and cell not in failed}
+        models = [model for model in plan.models if model in able]
+        for fold, model in product(data.parts, models):
+            place = folder.baselines(data, plan.models[model], fold)
+            if (place / BASELINES_JSON).exists():
+                continue
+            say(f"baselines of {data.name}, {model}" + ("" if fold is None else f", fold {fold}"))
+            config = plan.config(able[model], plan.seeds[0], fold, folder.data_file(data))
+            try:
+                write_baselines(place, prepare(config), data.tested, with_plain=model == models[0])
+            except PlftError as error:
+                say(f"  none: {error}")
 
 
-def write_baselines(place: Path, prepared: Prepared, tested: str, rows: Sequence[Any]) -> None:
-    """Train baselines and keep what each says of the test set; the list of them comes last, and marks the end."""
-    began = time.monotonic()
+def write_baselines(place: Path, prepared: Prepared, tested: str, *, with_plain: bool) -> None:
+    """Train the frozen backbone as a baseline, and those that need no model where asked for; keep their outputs.
+
+    The list of them is written last, and marks the end.
+    """
     problem, parts = problem_of(prepared, [tested])
 
     def keep(trained: Trained) -> dict[str, str]:
         write_outputs(place / f"{trained.row.name}.safetensors", trained.outputs[tested], parts[tested].targets)
         return {"title": trained.title, "settings": trained.note}
 
-    found, left_out = train_each(rows, problem, parts, prepared, keep, began)
-    write_json(place / BASELINES_JSON, {"metric": problem.metric, "found": found, "left_out": left_out})
+    frozen, plain = BASELINES[FROZEN], [row for row in BASELINES.values() if row.name != FROZEN and with_plain]
+    found, left_out = train_each(plain, problem, parts, prepared, keep, time.monotonic())
+    slow, too_slow = train_each([frozen], problem, parts, patiently(prepared), keep, time.monotonic())
+    write_json(
+        place / BASELINES_JSON, {"metric": problem.metric, "found": found | slow, "left_out": left_out | too_slow}
+    )
+
+
+def patiently(prepared: Prepared) -> Prepared:
+    """The same with more time: the frozen backbone's speed is clocked, and a busy moment should change nothing."""
+    config = prepared.config.model_copy(deep=True)
+    config.baselines.minutes *= PATIENCE
+    return replace(prepared, config=config)
