@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -25,6 +26,7 @@ from plft.comparison_data import read_data_set, unique
 from plft.config import make_config
 from plft.errors import PlftError
 from plft.labels import TaskType
+from plft.outputs import read_outputs, write_outputs
 
 QUICK = {
     "model": {"head_dropout": 0.3},
@@ -201,6 +203,7 @@ def test_what_a_model_cannot_do_is_noted_and_the_others_go_on(tmp_path: Path) ->
     assert results["rows"][0]["value"] is None
     assert results["rows"][1]["value"] is not None
     assert "failed" in (out / "heatmap.svg").read_text()
+    assert results["missing"] == []
 
 
 def test_a_run_that_fails_does_not_lose_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,6 +226,33 @@ def test_a_run_that_fails_does_not_lose_the_others(tmp_path: Path, monkeypatch: 
     assert again["rows"][1]["difference"]["value"] is not None
 
 
+def test_the_other_seeds_of_a_cell_count_where_one_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = small_run.write_table(tmp_path / "data.csv")
+    real = comparison.train
+
+    def failing(config: Any, *arguments: Any, **options: Any) -> Any:
+        if config.training.seed == 1:
+            raise PlftError("Training diverged.")
+        return real(config, *arguments, **options)
+
+    monkeypatch.setattr(comparison, "train", failing)
+    (row,) = compare(data, [TINY], ["full"], tmp_path / "out", seeds=3, config=WITHOUT).results["rows"]
+    assert row["seeds"] == 2
+    assert row["problem"] == "seed 1: Training diverged."
+    assert "2 of 3 seeds" in (tmp_path / "out/report.html").read_text()
+
+
+def test_runs_on_other_test_labels_are_not_compared(finished: Finished, tmp_path: Path) -> None:
+    shutil.copytree(finished.folder, tmp_path / "out")
+    file = tmp_path / "out/runs/data/scratch-tiny-esm2/full/seed-1/predictions/test.safetensors"
+    outputs, targets = read_outputs(file)
+    write_outputs(file, outputs, [each + 1 for each in targets])
+    data = finished.folder.parent / "data.csv"
+    rows = compare(data, [TINY], ["head", "full"], tmp_path / "out", seeds=2, config=QUICK).results["rows"]
+    assert rows[1]["seeds"] == 1
+    assert "not tested on the same labels" in rows[1]["problem"]
+
+
 def test_a_bug_is_not_taken_for_a_reason_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: Any, **__: Any) -> None:
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
@@ -242,6 +272,8 @@ def test_a_bug_is_not_taken_for_a_reason_of_the_user(tmp_path: Path, monkeypatch
         ({"tunes": []}, "no tuning method"),
         ({"seeds": 0}, "1 or more"),
         ({"by": "random"}, "has splits already"),
+        ({"by": "group", "folds": 2}, "plft split .* --by group"),
+        ({"by": "homologie", "folds": 2}, "Did you mean 'homology'"),
         ({"config": {"training": {"epochs": -1}}}, "training.epochs"),
         ({"data": "nothing.csv"}, "nothing.csv"),
     ],

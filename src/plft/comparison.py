@@ -114,7 +114,7 @@ def check_cells(plan: Plan, say: Say) -> dict[Cell, str]:
             say(f"{data.name}: {data.sentence}")
             for model in plan.models:
                 check_model(plan, model, data)
-                failed |= dict(failures(plan, data, model, file))
+                failed |= dict(failures(plan, data, model, file, say if model == next(iter(plan.models)) else quiet))
     for cell, reason in failed.items():
         say(f"left out: {cell.data}, {cell.model}, {cell.tune}: {reason}")
     if len(failed) == len(plan.cells):
@@ -134,8 +134,8 @@ def check_model(plan: Plan, name: str, data: DataSet) -> None:
     )
 
 
-def failures(plan: Plan, data: DataSet, model: str, file: Path) -> Iterator[tuple[Cell, str]]:
-    """The tuning methods with which a model cannot be trained on a data set, and why."""
+def failures(plan: Plan, data: DataSet, model: str, file: Path, warn: Say) -> Iterator[tuple[Cell, str]]:
+    """The tuning methods with which a model cannot be trained on a data set, and why.  warn: told what is odd in it."""
     cells = [Cell(data.name, model, tune) for tune in plan.tunes]
     configs = [plan.config(cell, plan.seeds[0], data.parts[0], file) for cell in cells]
     prepared: Prepared | None = None
@@ -144,7 +144,10 @@ def failures(plan: Plan, data: DataSet, model: str, file: Path) -> Iterator[tupl
             check_settings(config.tuning)
             if find_method(cell.tune).quantizes:
                 quantization_config()
-            prepared = prepared or prepare(config)
+            if prepared is None:
+                prepared = prepare(config)
+                for warning in prepared.facts["audit"]["warnings"]:
+                    warn(f"{data.name}: {warning}")
             check_tuning(config, prepared.checkpoint)
         except PlftError as error:
             yield cell, str(error)

@@ -102,6 +102,11 @@ def read_data_set(name: str, config: RunConfig, folds: int | None, by: str | Non
     by: how to divide, a name of `splits.SPLITTERS`.  Raises PlftError for data that cannot be read or divided so.
     """
     data = config.data
+    if by == "group":
+        raise PlftError(
+            f"--by group needs a column: plft split {data.file} --by group --group COLUMN --folds 5 -o folds.csv "
+            "writes folds that plft compare folds.csv uses."
+        )
     column = None if folds == 1 else fold_column(data)
     if column is not None:
         extra = [*data.extra_columns, column]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -269,11 +268,13 @@ def title_of(results: Results, data: str) -> str:
 
 
 def scale_of(results: Results, metric: str) -> float:
-    """The difference at the ends of the scale: the largest one of that metric."""
-    gains = [row["difference"]["value"] for row in results["rows"] if row["metric"] == metric]
-    known = [abs(gain) for gain in gains if gain is not None and math.isfinite(gain)]
-    least = LEAST_SCALE if metric in METRICS and METRICS[metric].higher_is_better else 0.0
-    return max([least, *known]) or 1.0
+    """The difference at the ends of the scale: the largest one, of all metrics that live between -1 and 1 together."""
+    alike = {metric}
+    if METRICS[metric].higher_is_better:
+        alike = {name for name, row in METRICS.items() if row.higher_is_better}
+    gains = [row["difference"]["value"] for row in results["rows"] if row["metric"] in alike]
+    known = [abs(gain) for gain in gains if gain is not None]
+    return max([LEAST_SCALE if METRICS[metric].higher_is_better else 0.0, *known]) or 1.0
 
 
 def tile_of(results: Results, row: Row) -> Tile:
@@ -301,8 +302,8 @@ def legend_of(results: Results) -> Legend:
         f"Large: {score} minus that of {reference} ({frozen}); blue is better, orange is worse. Small: {score}{mean}.",
         f"{MARK} significant: p < 0.05, corrected for {tests} (Holm).",
     )
-    if len(metrics) > 1:
-        return Legend(("worse", "better"), words)  # each metric has a scale of its own
+    if len(metrics) > 1 and not all(METRICS[metric].higher_is_better for metric in metrics):
+        return Legend(("worse", "better"), (*words, "Errors have a scale of their own for each metric."))
     reach = scale_of(results, metrics[0]) * (1 if METRICS[metrics[0]].higher_is_better else -1)
     return Legend((signed(-reach, metrics[0]), signed(reach, metrics[0])), words)
 

@@ -88,7 +88,7 @@ def heat_map(
     columns: heading and the line below it.  summary: the map in words, for readers who do not see it.  on_paper: on
     white with a margin, for a file of its own; else for a page, whose style sheet may set the colours of its words.
     """
-    labels = [label for group in groups for label, _ in group.rows] + [group.heading for group in groups]
+    labels = [label for group in groups for label, _ in group.rows]  # a heading has a line of its own
     left = _clamp(LETTER * max(map(len, labels), default=0) + 14, NARROWEST_LABEL, WIDEST_LABEL)
     longest = max((len(text) for pair in columns for text in pair), default=0)
     wide = _clamp(LETTER * longest + 16, NARROWEST_TILE, WIDEST_TILE)

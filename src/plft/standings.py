@@ -76,12 +76,17 @@ class Standings:
         for row, p in zip(rows, corrected, strict=True):
             row["p_corrected"] = None if math.isnan(p) else p
             row["significant"] = p < SIGNIFICANT
-        missing = [trial.title for trial in self.plan.trials() if not is_finished(self.folder.run(self.plan, trial))]
+        left = (trial for trial in self.plan.trials() if trial.cell not in self.failed)
+        missing = [trial.title for trial in left if not is_finished(self.folder.run(self.plan, trial))]
         return {
             "schema": SCHEMA,
             "reference": self.plan.reference,
             "seeds": list(self.plan.seeds),
-            "significance": {"level": SIGNIFICANT, "correction": "Holm", "tests": sum(p == p for p in corrected)},
+            "significance": {
+                "level": SIGNIFICANT,
+                "correction": "Holm",
+                "tests": sum(not math.isnan(p) for p in corrected),
+            },
             "missing": missing,
             "data": {each.name: self._data(each) | baselines[each.name].to_json() for each in self.plan.data},
             "rows": rows,
@@ -114,6 +119,8 @@ class Standings:
             "seeds": len(scores),
             "difference": NOTHING if gain is None else gain.with_interval().to_json(),
             "p": None if gain is None or math.isnan(p := p_value(gain)) else p,
+            "p_corrected": None,  # of all cells together, see `to_json`
+            "significant": False,
             "over_baseline": over(baseline, scores),
             **self._cost(cell),
             "problem": self.failed.get(cell, ""),
@@ -121,13 +128,14 @@ class Standings:
 
     def scores(self, cell: Cell) -> dict[int, Score]:
         """The score of each seed that is finished in all its folds."""
-        if cell not in self.failed:
-            try:
-                return {seed: self._score(cell, seed) for seed in self.plan.seeds if self._is_complete(cell, seed)}
-            except PlftError as error:
-                self.failed[cell] = str(error)
-        complete = [seed for seed in self.plan.seeds if (cell.data, cell, seed) in self._scores]
-        return {seed: self._scores[cell.data, cell, seed] for seed in complete}
+        found = {}
+        for seed in self.plan.seeds:
+            if self._is_complete(cell, seed):
+                try:
+                    found[seed] = self._score(cell, seed)
+                except PlftError as error:
+                    self.failed.setdefault(cell, f"seed {seed}: {error}")
+        return found
 
     def _runs(self, cell: Cell, seed: int) -> list[RunFolder]:
         parts = self.plan.data_set(cell.data).parts
@@ -178,29 +186,34 @@ class Standings:
         left_out: dict[str, str] = {}
         for model, slug in self.plan.models.items():
             folders = [self.folder.baselines(data, slug, fold) for fold in data.parts]
-            if all((each / BASELINES_JSON).exists() for each in folders):
-                parts = [read_json(each / BASELINES_JSON) for each in folders]
-                for part in parts:
-                    left_out |= {of_model(title, model, data.task): why for title, why in part["left_out"].items()}
-                for name in parts[0]["found"]:
+            if not all((each / BASELINES_JSON).exists() for each in folders):
+                continue
+            parts = [read_json(each / BASELINES_JSON) for each in folders]
+            for part in parts:
+                left_out |= {of_model(title, model, data.task): why for title, why in part["left_out"].items()}
+            for name, about in parts[0]["found"].items():
+                title = of_model(about["title"], model, data.task)
+                settings = about["settings"] if len(parts) == 1 else ""  # each fold may have chosen its own
+                try:
                     if all(name in part["found"] for part in parts):
-                        score = self._baseline(data, model, name, [each / f"{name}.safetensors" for each in folders])
-                        about = parts[0]["found"][name]
-                        settings = about["settings"] if len(parts) == 1 else ""  # each fold may have chosen its own
                         found.append(
-                            (score, {"title": of_model(about["title"], model, data.task), "settings": settings})
+                            (self._baseline(data, model, name, folders), {"title": title, "settings": settings})
                         )
-        metric = METRICS.get(self._metrics.get(data.name, ""))
-        known = [pair for pair in found if metric is not None and math.isfinite(pair[0].value)]
-        known.sort(key=lambda pair: -pair[0].value if metric and metric.higher_is_better else pair[0].value)
-        return Baselines(known, left_out)
+                except PlftError as error:
+                    left_out[title] = str(error)
+        return Baselines(self._best_first(data, found), left_out)
 
-    def _baseline(self, data: DataSet, model: str, name: str, files: Sequence[Path]) -> Score:
+    def _best_first(self, data: DataSet, found: Sequence[tuple[Score, Row]]) -> list[tuple[Score, Row]]:
+        """Those whose score is defined, best first."""
+        known = [pair for pair in found if math.isfinite(pair[0].value)]
+        metric = METRICS.get(self._metrics.get(data.name, ""))
+        return sorted(known, key=lambda pair: pair[0].value, reverse=metric is None or metric.higher_is_better)
+
+    def _baseline(self, data: DataSet, model: str, name: str, folders: Sequence[Path]) -> Score:
         key = (data.name, model, name)
         if key not in self._scores:
-            about = read_json(files[0].parent / BASELINES_JSON)
-            self._metrics.setdefault(data.name, about["metric"])
-            self._scores[key] = self._pooled(data, files)
+            self._metrics.setdefault(data.name, read_json(folders[0] / BASELINES_JSON)["metric"])
+            self._scores[key] = self._pooled(data, [folder / f"{name}.safetensors" for folder in folders])
         return self._scores[key]
 
 
