@@ -244,6 +244,22 @@ def test_the_other_seeds_of_a_cell_count_where_one_failed(tmp_path: Path, monkey
     assert "2 of 3 seeds" in (tmp_path / "out/report.html").read_text()
 
 
+def test_a_score_that_is_undefined_is_said_to_be(finished: Finished, tmp_path: Path) -> None:
+    shutil.copytree(finished.folder, tmp_path / "out")
+    for seed in (0, 1):
+        file = tmp_path / f"out/runs/data/scratch-tiny-esm2/full/seed-{seed}/predictions/test.safetensors"
+        outputs, targets = read_outputs(file)
+        write_outputs(file, [0 * each for each in outputs], targets)  # a constant has no correlation with anything
+    data = finished.folder.parent / "data.csv"
+    compare(data, [TINY], ["head", "full"], tmp_path / "out", seeds=2, config=QUICK)
+    text = (tmp_path / "out/comparison.json").read_text()
+    assert "NaN" not in text
+    row = json.loads(text)["rows"][1]
+    assert (row["value"], row["difference"]["value"], row["p"], row["significant"]) == (None, None, None, False)
+    assert "undefined" in (tmp_path / "out/heatmap.svg").read_text()
+    assert "undefined" in (tmp_path / "out/report.html").read_text()
+
+
 def test_runs_on_other_test_labels_are_not_compared(finished: Finished, tmp_path: Path) -> None:
     shutil.copytree(finished.folder, tmp_path / "out")
     file = tmp_path / "out/runs/data/scratch-tiny-esm2/full/seed-1/predictions/test.safetensors"

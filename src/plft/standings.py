@@ -107,7 +107,7 @@ class Standings:
         reference = self.scores(Cell(cell.data, cell.model, self.plan.reference))
         is_reference = cell.tune == self.plan.reference
         gain = None if is_reference else difference_over_seeds(scores, reference)
-        values = [each.value for each in scores.values()]
+        values = [each.value for each in scores.values() if math.isfinite(each.value)]
         return {
             "data": cell.data,
             "model": cell.model,
