@@ -93,7 +93,10 @@ def write_the_files_of_the_pages() -> None:
 # --- running
 
 
-QUICKLY = ["--seeds", "1", "--set", "training.max_steps=2", "--set", "baselines.run=false"]
+SHORT = {
+    "train": ["--max-steps", "2"],
+    "compare": ["--seeds", "1", "--set", "training.max_steps=2", "--set", "baselines.run=false"],
+}
 
 
 def run_commands(text: str) -> None:
@@ -103,8 +106,7 @@ def run_commands(text: str) -> None:
         if not words:
             continue
         assert words[0] == "plft", f"'{line}' is no plft command: write <!-- not run: reason --> before the block"
-        short = {"train": ["--max-steps", "2"], "compare": QUICKLY}
-        result = plft(*words[1:], *short.get(words[1], []))
+        result = plft(*words[1:], *SHORT.get(words[1], []))
         assert result.code == 0, f"{line}\n{result.err}"
 
 

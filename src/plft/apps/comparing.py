@@ -52,7 +52,7 @@ def compare(
     """
     from plft import console
     from plft.apps.cli import quiet_libraries
-    from plft.apps.progress import SilentProgress
+    from plft.apps.progress import TrialProgress
     from plft.comparison import compare as run_comparison
 
     values = _settings(config, task, sequence_column, label_column, set or [])
@@ -68,7 +68,7 @@ def compare(
             by=by,
             config=values,
             say=console.say,
-            watch=lambda: [SilentProgress(bar)],
+            watch=lambda: [TrialProgress(bar)],
             command=shlex.join(["plft", *sys.argv[1:]]),
         )
     results = comparison.results

@@ -37,8 +37,8 @@ class TrainingProgress(TrainerCallback):
             console.say(f"{state.global_step} steps; the best checkpoint is that of step {state.best_global_step}")
 
 
-class SilentProgress(TrainingProgress):
-    """The bar alone, for many runs after each other."""
+class TrialProgress(TrainingProgress):
+    """Only the bar: what a trial reached is one line when it is over."""
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float], **kwargs: Any) -> None:
         """Print nothing."""
