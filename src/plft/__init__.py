@@ -38,6 +38,7 @@ Modules, each importing only from those above it:
     resampling    the bootstrap over sequences
     tallies       what a metric counts, for many resamples at once
     metrics       predictions + targets -> numbers with intervals                    TABLE
+    paired        models on the same test sequences: over seeds, paired, corrected for many
     calibration   probabilities that mean what they say                              TABLE
     conformal     intervals and sets of classes that hold the truth at a stated rate
     novelty       inputs unlike the training sequences
@@ -53,20 +54,28 @@ Modules, each importing only from those above it:
     prediction    model + sequences -> predictions, streamed
     perplexity    how well a language model predicts sequences                       TABLE
     runfolder     what a run leaves on disk
+    outputs       what a split is scored by, unrounded on disk
     held_out      what a trained model says of the parts it was not trained on
     plots         figures of the report
+    heatmap       differences in colour and numbers
     findings      what a run folder says, in words and tables
     reliability   how far a run's probabilities and intervals hold, in words and plots
     worth         what fine-tuning added over the baselines, in words and a table
     mistakes      the predictions that went most wrong
     report        a run folder -> a page and a model card
     baseline_run  baselines trained beside a run and compared with it
+    peaks         the most memory held at a time
     pipeline      the whole run, top to bottom: read this first
     search_space  which settings are worth searching                                 TABLE
     trials        the trials of a search, kept in SQLite: what was tried, and what to try next
     search_report  the page of a search
     search        settings tried on valid, and one run with the best of them
     planning      what a run will take, tried on a few batches
+    comparison_data  the data sets of a comparison, split once
+    comparison_plan  what a comparison runs, and where each run lies
+    standings     what the runs of a comparison add up to
+    comparison_page  its tables, heat map and page
+    comparison    models x tuning methods x seeds over data sets, top to bottom
     language_preparation  what is read, decided and checked before a language model trains
     language_card  its model card
     language_run  a language model from scratch or further, top to bottom
@@ -106,6 +115,8 @@ _HOMES = {
     "finetune": "pipeline",
     "Search": "search",
     "tune": "search",
+    "compare": "comparison",
+    "Comparison": "comparison",
 }
 _ALIASES = {"ProteinDataModule": "SequenceDataModule"}
 

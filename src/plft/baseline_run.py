@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from torch import Tensor, nn
@@ -28,6 +28,8 @@ SHARE_FOR_STATES = 0.6  # of the time that is left when the frozen backbone's tu
 TIMED = 16  # sequences on which its speed is measured
 MOST_STATES = 50_000_000  # numbers kept of the hidden states of train: 200 MB, some copies of them for a while
 
+Used = TypeVar("Used")
+
 
 def beside(prepared: Prepared, evaluations: Mapping[str, Evaluation], say: Say) -> dict[str, Any]:
     """Train the baselines of a run and score them on the evaluated splits.
@@ -38,26 +40,46 @@ def beside(prepared: Prepared, evaluations: Mapping[str, Evaluation], say: Say) 
     settings = prepared.config.baselines
     if not settings.run or not evaluations:
         return {"baselines": {}, "baselines_left_out": {}}
-    began, seconds = time.monotonic(), 60 * settings.minutes
+    began = time.monotonic()
     say(f"training baselines beside it, for {settings.minutes:g} minutes at most")
     problem, parts = problem_of(prepared, evaluations)
-    found: dict[str, Any] = {}
-    left_out: dict[str, str] = {}
-    for row in BASELINES.values():
-        try:
-            trained = train_one(row, problem, parts, prepared, began, seconds)
-            if trained is not None:
-                found[row.name] = scored(trained, problem, parts, evaluations)
-        except (NoTimeError, PlftError, MemoryError) as error:
-            left_out[row.title_for(problem.task)] = str(error) or type(error).__name__
+
+    def judged(trained: Trained) -> dict[str, Any]:
+        return scored(trained, problem, parts, evaluations)
+
+    found, left_out = train_each(BASELINES.values(), problem, parts, prepared, judged, began)
     for title, reason in left_out.items():
         say(f"no {title} among the baselines: {reason}")
     return {"baselines": found, "baselines_left_out": left_out}
 
 
-def problem_of(prepared: Prepared, evaluations: Mapping[str, Evaluation]) -> tuple[Problem, dict[str, Part]]:
-    """What the baselines learn from, and the parts that they are scored on."""
-    records = {name: part for name, part in prepared.parts.items() if name in {"train", "valid", *evaluations}}
+def train_each(
+    rows: Iterable[Baseline],
+    problem: Problem,
+    parts: Mapping[str, Part],
+    prepared: Prepared,
+    use: Callable[[Trained], Used],
+    began: float,
+) -> tuple[dict[str, Used], dict[str, str]]:
+    """Train those baselines that apply within the time of the configuration, from `began` on.
+
+    Returns what `use` made of each, by name, and the reasons why others were left out, by title.
+    """
+    found: dict[str, Used] = {}
+    left_out: dict[str, str] = {}
+    for row in rows:
+        try:
+            trained = train_one(row, problem, parts, prepared, began, 60 * prepared.config.baselines.minutes)
+            if trained is not None:
+                found[row.name] = use(trained)
+        except (NoTimeError, PlftError, MemoryError) as error:
+            left_out[row.title_for(problem.task)] = str(error) or type(error).__name__
+    return found, left_out
+
+
+def problem_of(prepared: Prepared, asked: Collection[str]) -> tuple[Problem, dict[str, Part]]:
+    """What the baselines learn from, and the parts asked about, by the name of their split."""
+    records = {name: part for name, part in prepared.parts.items() if name in {"train", "valid", *asked}}
     parts = {name: part_of(each, prepared.labels) for name, each in records.items()}
     problem = Problem(
         labels=prepared.labels,
@@ -66,10 +88,10 @@ def problem_of(prepared: Prepared, evaluations: Mapping[str, Evaluation]) -> tup
         valid=parts.get("valid"),
         metric=str(prepared.config.training.metric),
         class_weights=prepared.class_weights,
-        n_asked=sum(len(records[name]) for name in evaluations),
+        n_asked=sum(len(records[name]) for name in asked),
         seed=prepared.config.training.seed,
     )
-    return problem, {name: parts[name] for name in evaluations}
+    return problem, {name: parts[name] for name in asked}
 
 
 def part_of(records: Sequence[Record], labels: LabelSpace) -> Part:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -266,6 +266,34 @@ def evaluate(
     joined = {name: np.concatenate(blocks) for name, blocks in replicates.items() if blocks}
     details = {"resamples": resamples, **details}
     return Evaluation(scored.n, len(scored.sequence), scored.n_sequences, metrics, details, joined)
+
+
+def resampled(
+    task: TaskType,
+    outputs: Sequence[NDArray[Any]],
+    targets: Sequence[NDArray[Any]],
+    metric: str,
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> tuple[float, Floats]:
+    """Return one metric and its values under the resamples, (resamples,), as `evaluate` has them but without the rest.
+
+    The resamples are the same for all predictions of the same targets; for millions of scores fewer are drawn.
+    """
+    scored = Scored.of(task, outputs, targets)
+    scorer, row = _without_needless(scorer_of(scored), metric), METRICS[metric]
+    whole = scorer.tally(np.ones((1, scored.n_sequences)))
+    resamples = affordable(resamples, scored.outputs.size) if scored.n_sequences > 1 else 0
+    blocks = _replicates(scored, scorer, [row], resamples, seed)[metric]
+    return float(_over_columns(row.function(whole))[0]), np.concatenate(blocks) if blocks else np.zeros(0)
+
+
+def _without_needless(scorer: ClassScorer | ValueScorer, metric: str) -> ClassScorer | ValueScorer:
+    """Leave out what takes most of the time and only these metrics read."""
+    if isinstance(scorer, ValueScorer):
+        return scorer if metric in ("ndcg", "top_recall") else replace(scorer, tops=())
+    return scorer if metric in ("roc_auc", "pr_auc") else replace(scorer, rankings=())
 
 
 def _refuse_other_classes(scored: Scored, classes: Sequence[str]) -> None:

@@ -38,6 +38,8 @@ from plft.memory import keep_freed_memory
 from plft.metrics import Evaluation
 from plft.metrics import evaluate as score
 from plft.model import PLMTaskModel
+from plft.outputs import write_outputs
+from plft.peaks import measure_peak
 from plft.prediction import Answered, Predictor, answers, choose_device, write_predictions
 from plft.preparation import (
     Prepared,
@@ -146,6 +148,7 @@ def run_training(
 ) -> None:
     """Prepare, build, train, save and score; every process of a distributed run does this, the first one writes."""
     started = time.monotonic()
+    peak_memory = measure_peak()
     set_seed(config.training.seed)
     prepared = prepare(config, say, custom_head=head is not None)
     config = prepared.config
@@ -172,7 +175,7 @@ def run_training(
     say(f"going on from {last.name}" if last else f"{len(trainer.get_train_dataloader())} batches per epoch")
     with kept_features(trainer, config.training, say):
         trainer.train(resume_from_checkpoint=str(last) if last else None)
-    state = trainer.state
+    state, peak = trainer.state, peak_memory()
     model = trainer.unsharded(lambda: build(prepared, head))
     if is_main():
         save_model(folder.model, model, model_card(prepared, head), prepared.checkpoint)
@@ -181,7 +184,8 @@ def run_training(
         gc.collect()
         earlier = {"command": before["command"]} if before.get("command") else {}
         seconds = before.get("seconds", 0) + time.monotonic() - started
-        finish(folder, prepared, head, environment | earlier | steps | {"seconds": round(seconds, 1)}, say)
+        cost = {"seconds": round(seconds, 1), "peak_memory": peak}
+        finish(folder, prepared, head, environment | earlier | steps | cost, say)
 
 
 def is_main() -> bool:
@@ -317,11 +321,13 @@ def finish(
     for name, part in held_out.parts.items():
         if part.dataset.has_labels:
             evaluations[name] = evaluation_of(predictor, part.dataset, held_out.outputs(name))
+            write_outputs(folder.outputs_file(name), held_out.outputs(name), part.dataset.targets())
         write_rows(folder.predictions_file(name), held_out.rows(name))
     certain = held_out.to_json()
     del predictor, held_out
     labels = prepared.labels
-    write_json(
+    write_json(folder.environment_file, environment)
+    write_json(  # the last of what a run knows: where it is, the run is finished
         folder.metrics_file,
         {
             "schema": 1,
@@ -334,7 +340,6 @@ def finish(
             "calibration": certain,
         },
     )
-    write_json(folder.environment_file, environment)
     write_report(folder.path)
     write_model_card(folder.path)
 

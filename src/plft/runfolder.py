@@ -93,6 +93,10 @@ class RunFolder:
         """Predictions of one split."""
         return self.path / "predictions" / f"{split}.csv"
 
+    def outputs_file(self, split: str) -> Path:
+        """Outputs and targets of one split, unrounded."""
+        return self.path / "predictions" / f"{split}.safetensors"
+
     def read_config(self) -> RunConfig:
         """The run's configuration; a PlftError where the folder is not a run."""
         if not self.config_file.exists():

@@ -241,8 +241,8 @@ class ClassScorer:
             total=sums[:, -3],
             exact=sums[:, -2],
             overlap=sums[:, -1],
-            roc_auc=np.stack([area[0] for area in areas], axis=1),
-            pr_auc=np.stack([area[1] for area in areas], axis=1),
+            roc_auc=np.array([area[0] for area in areas]).T,
+            pr_auc=np.array([area[1] for area in areas]).T,
             is_binary=self.kind == BINARY,
         )
 

@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import typer
 
 from plft import __version__
-from plft.apps import language, scoring, searching, splitting
+from plft.apps import comparing, language, scoring, searching, splitting
 from plft.errors import PlftError
 
 app = typer.Typer(
@@ -377,6 +377,11 @@ app.command(epilog=example("plft adapt family.fasta --model builtin:protein --mi
 app.command("score-lm", epilog=example("plft score-lm builtin:protein proteins.fasta -o scores.csv"))(scoring.score_lm)
 
 
+app.command(
+    epilog=example("plft compare proteins.csv --models builtin:protein,scratch:esm2-1m --tunes head,lora,full")
+)(comparing.compare)
+
+
 @app.command(epilog=example("plft models --json"))
 def models(json: JsonOption = False) -> None:
     """What is known: families, scratch architectures, tuning methods, heads, tasks, metrics."""
@@ -485,14 +490,16 @@ def main() -> None:
         console.fail(wording(error))
         sys.exit(1)
     except (KeyboardInterrupt, typer.Abort):
-        command = next((each for each in ("train", "pretrain", "adapt", "tune") if sys.argv[1:2] == [each]), None)
-        hint = f" plft {command} --resume goes on from the last checkpoint." if command else ""
-        hint = " The same command again goes on with the search." if command == "tune" else hint
+        command = " ".join(sys.argv[1:2])
+        hint = GOING_ON.get(command, "").format(command)
         sys.stderr.write(f"\nInterrupted.{hint}\n")
         sys.exit(INTERRUPTED)
     except Exception as error:
         sys.exit(unforeseen(error))
 
+
+GOING_ON = dict.fromkeys(("train", "pretrain", "adapt"), " plft {} --resume goes on from the last checkpoint.")
+GOING_ON |= dict.fromkeys(("tune", "compare"), " The same command again goes on where it stopped.")
 
 # full disks, quotas and rights, which no correction of ours would mend
 OUTSIDE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
