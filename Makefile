@@ -23,7 +23,7 @@ demo: $(VENV)/.installed
 test test-all: export OMP_NUM_THREADS ?= 1
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n auto --dist loadfile
 
 test-all: $(VENV)/.installed
 	$(BIN)/python -m pytest

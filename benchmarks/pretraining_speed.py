@@ -21,7 +21,6 @@ import torch
 
 from plft.config import language_model_config
 from plft.language_preparation import Prepared, autocast, prepare
-from plft.memory import keep_freed_memory
 
 PASSES = 8  # forward and backward passes per measurement
 
@@ -85,7 +84,6 @@ def main() -> None:
     values = {"files": [options.fasta], "model": f"scratch:{options.arch}", "steps": 1, "held_out_share": 0}
     with tempfile.TemporaryDirectory() as folder:
         prepared = prepare(language_model_config(values), Path(folder), print, time.monotonic(), False)
-    keep_freed_memory()  # as the trainer does
     crops, recipe = prepared.crops, prepared.recipe
     optimizer = torch.optim.AdamW(prepared.task.parameters(), lr=1e-4, fused=True)  # as the Trainer has it
     batches = (recipe.batch(crops, rows) for rows in recipe.cut(crops))

@@ -195,3 +195,13 @@ def test_fused_layers_compute_the_same_without_packing():
     fuse(model)
     assert not any(type(module) is EsmIntermediate for module in model.modules())
     assert torch.allclose(model(input_ids=ids).logits, expected, atol=1e-6)
+
+
+def test_what_packing_would_change_is_left_as_it_is():
+    model = tiny.checkpoint("mistral-dna").load_backbone()
+    assert can_pack(model)
+    model.config.sliding_window = 8
+    assert not can_pack(model)
+    model = tiny.checkpoint("protbert").load_backbone()
+    model.set_attn_implementation("eager")  # somebody wants to look at the attention
+    assert not can_pack(model)

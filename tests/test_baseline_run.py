@@ -174,3 +174,16 @@ def test_no_sequence_goes_through_the_frozen_backbone_twice(tmp_path: Path, monk
     _, asked, _ = with_states(problem, parts, prepared, 60.0)
     assert all(len(list(asked[name].hidden)) == len(parts[name].sequences) for name in answered)
     assert sorted(seen) == sorted(each.id for part in prepared.parts.values() for each in part)
+
+
+def test_a_baseline_that_memory_cannot_hold_is_left_out_and_the_run_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_large(*_: object) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+
+    monkeypatch.setattr("plft.baseline_run.frozen_states", too_large)
+    data = small_run.write_table(tmp_path / "data.csv")
+    run = train(small_run.config(data, baselines={"run": True}, training={"epochs": 1}), tmp_path / "run")
+    assert "out of memory" in metrics_of(run.path)["baselines_left_out"].values()
+    assert "kmer" in metrics_of(run.path)["baselines"]

@@ -135,8 +135,8 @@ def test_the_constant_is_the_weighted_share_or_mean_of_what_is_known():
     train = Part(["AC", "AD", "AE", "AF"], targets, np.array([2.0, 1.0, 1.0, 9.0]))
     problem = Problem(space, PROTEIN, train, None, "mcc")
     assert trained("constant", problem, Part(["A"])).outputs["test"][0].tolist() == [0.5, 0.5]
-    weighted = replace(problem, class_weights=[1.0, 3.0])
-    assert trained("constant", weighted, Part(["A"])).outputs["test"][0].tolist() == [0.25, 0.75]
+    weighted = replace(problem, class_weights=[1.0, 3.0])  # for what learns; the majority stays what it is
+    assert trained("constant", weighted, Part(["A"])).outputs["test"][0].tolist() == [0.5, 0.5]
     values = [np.array(each) for each in ([1.0, np.nan], [4.0, 6.0], [np.nan, 8.0], [np.nan, np.nan])]
     numbers = LabelSpace(TaskType.SEQ_REGRESSION, columns=("x", "y"))
     problem = Problem(numbers, PROTEIN, replace(train, targets=values), None, "spearman")
@@ -210,7 +210,7 @@ def test_what_the_time_does_not_allow_is_left_out_and_fewer_items_are_said():
     problem, test = problem_of(TaskType.TOKEN_CLASSIFICATION), part(TaskType.TOKEN_CLASSIFICATION, 10, 2)
     with pytest.raises(NoTimeError, match="used up"):
         train_baseline(BASELINES["window"], problem, {"test": test}, time.monotonic() - 10, 5)
-    with pytest.raises(NoTimeError, match="no time left"):
+    with pytest.raises(NoTimeError, match=r"raise baselines\.minutes"):
         trained("window", problem, test, seconds=0.005)
     fitted = BASELINES["window"].fit(replace(problem, seconds=0.03))
     assert "of 6,000 residues" in fitted.note
@@ -231,3 +231,11 @@ def test_titles_name_the_kind_of_model():
     assert titles[TaskType.SEQ_REGRESSION] == "k-mer ridge regression"
     assert titles[TaskType.SEQ_CLASSIFICATION] == "k-mer logistic regression"
     assert BASELINES["constant"].title_for(TaskType.TOKEN_CLASSIFICATION) == "majority class"
+
+
+def test_many_residues_of_few_validation_proteins_are_enough_to_choose_settings(monkeypatch):
+    monkeypatch.setattr("plft.baselines.MOST_JUDGED", 1000)
+    task = TaskType.TOKEN_CLASSIFICATION
+    for n_valid, by_folds in ((30, False), (20, True)):
+        note = trained("window", problem_of(task, n=60, n_valid=n_valid), part(task, 5, 2)).note
+        assert ("cross-validation" in note) == by_folds

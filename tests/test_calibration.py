@@ -188,3 +188,20 @@ def test_auto_is_temperature_where_there_is_something_to_fit_it_on(wanted, task,
 def test_a_method_that_cannot_be_fitted_is_refused(wanted, task, n_classes, can_fit, message):
     with pytest.raises(PlftError, match=message):
         choose_method(wanted, task, n_classes, can_fit=can_fit)
+
+
+def test_a_missing_multi_label_teaches_nothing_and_claims_nothing():
+    random = np.random.default_rng(8)
+    z = random.normal(size=(3000, 2)) * 1.5
+    targets = (random.random(z.shape) < expit(z)).astype(float)
+    hidden = random.random(z.shape) < 0.3
+    outputs = expit(2 * z)
+    gaps = np.where(hidden, np.nan, targets)
+    found = fitted("temperature", TAGS, outputs, gaps)
+    alone = [
+        fitted("temperature", TAGS, outputs[rows][:, [at]], targets[rows][:, [at]]).temperature[0]
+        for at, rows in enumerate(~hidden.T)
+    ]
+    assert found.temperature == pytest.approx(alone, rel=1e-3)
+    said, true = claims(Scored.of(TAGS, list(outputs), list(gaps)))
+    assert len(said) == len(true) == (~hidden & ~hidden.all(axis=1, keepdims=True)).sum()

@@ -15,6 +15,7 @@ import tiny
 from plft.attention import can_pack, fuse, run_padded, use_packing
 from plft.config import ModelConfig, TuningConfig
 from plft.features import Prefix, run_from, states_before
+from plft.heads import MLPHead
 from plft.labels import LabelSpace, TaskType
 from plft.language_models import load_language_model
 from plft.pipeline import train
@@ -143,4 +144,25 @@ def test_features_are_left_out_where_the_disk_has_no_room(tmp_path: Path, monkey
     said: list[str] = []
     data = small_run.write_table(tmp_path / "data.csv")
     train(small_run.config(data, tuning={"method": "head"}), tmp_path / "run", say=said.append)
-    assert not any("is frozen" in line for line in said)
+    assert any("the disk has no room" in line for line in said)
+    assert not any("computed once" in line for line in said)
+
+
+class OwnMaximum(MLPHead):
+    """A head that looks at the residues itself, whatever its parent does."""
+
+    def forward(self, hidden_states, attention_mask=None, **extra):
+        return self.mlp(hidden_states.amax(1))
+
+
+def test_a_head_that_changes_its_parent_sees_every_residue():
+    backbone = built(method="head").backbone
+    assert Prefix.of(backbone, MLPHead(16, 8, 2)) == Prefix(None, pooled=True)
+    assert Prefix.of(backbone, OwnMaximum(16, 8, 2)) == Prefix(None)
+
+
+def test_embeddings_below_frozen_blocks_are_part_of_what_never_changes():
+    model = built("protgpt2", method="last-1")
+    frozen = model.prefix.modules(model.backbone)
+    names = {name for name, each in model.backbone.named_children() if any(each is module for module in frozen)}
+    assert names == {"wte", "wpe", "drop"}

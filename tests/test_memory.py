@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import resource
-import sys
-
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -20,8 +16,8 @@ from plft.labels import LabelSpace, TaskType
 from plft.memory import (
     Pieces,
     activation_bytes,
+    free_bytes,
     in_pieces,
-    keep_freed_memory,
     pieces_that_fit,
     ran_out_of_memory,
 )
@@ -127,14 +123,15 @@ def test_a_batch_that_memory_would_not_hold_begins_in_pieces(tmp_path, monkeypat
     assert min(ran) > 1
 
 
-@pytest.mark.skipif(sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "mallopt"), reason="needs glibc")
-def test_large_tensors_take_the_pages_that_were_freed_before():
-    def faults(passes: int) -> int:
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-        for _ in range(passes):
-            torch.zeros(16_000_000)  # 64 MB, 16,000 pages, freed at once
-        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-
-    keep_freed_memory()
-    faults(1)
-    assert faults(5) < 1000
+def test_files_in_the_cache_of_the_system_count_as_free_and_the_limit_of_a_container_holds(tmp_path, monkeypatch):
+    (tmp_path / "meminfo").write_text("MemTotal: 9000 kB\nMemFree: 100 kB\nMemAvailable: 5000 kB\n")
+    monkeypatch.setattr("plft.memory.MEMINFO", tmp_path / "meminfo")
+    monkeypatch.setattr("plft.memory.GROUP", tmp_path)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert free_bytes() == 5_120_000
+    (tmp_path / "memory.max").write_text("4000000\n")
+    (tmp_path / "memory.current").write_text("3000000\n")
+    (tmp_path / "memory.stat").write_text("anon 2000000\ninactive_file 500000\n")
+    assert free_bytes() == 1_500_000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert free_bytes() == 5_120_000

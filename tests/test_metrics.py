@@ -402,3 +402,29 @@ def test_a_difference_with_itself_is_nothing_and_other_targets_are_refused():
     assert (found.value, found.low, found.high) == (0, 0, 0)
     with pytest.raises(ValueError, match="not of the same targets"):
         difference(one, evaluate(TaskType.SEQ_CLASSIFICATION, outputs[1:], targets[1:]), "mcc")
+
+
+def test_multi_label_rows_with_gaps_count_where_they_are_known():
+    random = np.random.default_rng(3)
+    targets = random.integers(0, 2, (200, 3)).astype(float)
+    outputs = np.clip(0.5 * targets + random.random((200, 3)) * 0.6, 0, 1)
+    targets[random.random(targets.shape) < 0.4] = np.nan
+    found = evaluate(MULTILABEL, list(outputs), list(targets), ("a", "b", "c"), resamples=0)
+    known, called = np.isfinite(targets), outputs >= 0.5
+    complete = known.all(axis=1)
+    per_class = [(targets[rows, at], outputs[rows, at]) for at, rows in enumerate(known.T)]
+    value = {name: each.value for name, each in found.metrics.items()}
+    assert 20 < complete.sum() < 100
+    assert value["roc_auc"] == pytest.approx(np.mean([sk.roc_auc_score(*each) for each in per_class]))
+    assert value["pr_auc"] == pytest.approx(np.mean([sk.average_precision_score(*each) for each in per_class]))
+    assert value["f1_micro"] == pytest.approx(sk.f1_score(targets[known], called[known]))
+    assert value["f1_macro"] == pytest.approx(np.mean([sk.f1_score(t, o >= 0.5) for t, o in per_class]))
+    assert value["subset_accuracy"] == pytest.approx(sk.accuracy_score(targets[complete], called[complete]))
+
+
+def test_without_a_single_complete_row_only_what_needs_one_is_undefined():
+    targets = np.array([[1, 0, np.nan], [np.nan, 1, 0], [0, np.nan, 1], [1, 0, np.nan]])
+    found = evaluate(MULTILABEL, list(np.full((4, 3), 0.6)), list(targets), ("a", "b", "c"), resamples=0)
+    undefined = {name for name, each in found.metrics.items() if np.isnan(each.value)}
+    assert undefined == {"subset_accuracy", "jaccard"}
+    assert found.metrics["f1_micro"].value == pytest.approx(2 * 4 / (4 + 8))

@@ -31,3 +31,9 @@ def test_without_held_out_states_each_training_state_is_asked_for_its_nearest_ot
     gaps = [1, 1, 3, 5, 7, 9, 11, 13, 15, 17]
     assert fit_neighbours(states, None).threshold == pytest.approx(np.quantile(gaps, 0.99))
     assert fit_neighbours(states[:1], None) is None
+
+
+def test_states_that_are_no_numbers_have_no_neighbours():
+    states = np.ones((5, 3), dtype=np.float32)
+    assert fit_neighbours(np.full_like(states, np.nan), states) is None
+    assert fit_neighbours(states, np.full_like(states, np.nan)) is None

@@ -137,6 +137,11 @@ def test_chunks_hold_about_so_many_residues() -> None:
     assert sizes == [[4, 4], [4, 9], [1]]
 
 
+def test_chunks_of_short_sequences_end_at_a_number_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prediction, "CHUNK_RECORDS", 3)
+    assert [len(chunk) for chunk in chunks([Record(str(at), "M") for at in range(7)], 100)] == [3, 3, 1]
+
+
 def test_long_sequences_are_answered_and_counted(tmp_path: Path) -> None:
     records = [Record("long", "A" * 90 + "K" * 90), Record("short", "AK")]
     whole = written(predictor_for("seq_regression", n_outputs=1), records, tmp_path / "a.csv")
@@ -204,6 +209,9 @@ def test_no_class_and_no_label_are_told_apart() -> None:
     assert joined_classes(classes, np.array([1.0, 1.0])) == "a|b"
     assert joined_classes(classes, np.array([0.0, 0.0])) == "|"
     assert joined_classes(classes, np.array([np.nan, np.nan])) == ""
+    assert joined_classes(classes, np.array([1.0, np.nan])) == "a|b?"
+    assert joined_classes(classes, np.array([0.0, np.nan])) == "b?"
+    assert joined_classes(classes, np.array([True, False])) == "a"
 
 
 def read(file: Path) -> list[dict[str, object]]:

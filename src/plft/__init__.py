@@ -28,7 +28,7 @@ Modules, each importing only from those above it:
     tuning        which weights train                                                TABLE
     dataset       records + family + task -> token ids and targets
     batching      examples -> batches within a token budget
-    memory        what is freed is used again; when it runs out, smaller pieces of a batch
+    memory        when it runs out: the same batch in smaller pieces
     corpus        sequence files -> tokens on disk, and the crops of an epoch
     ngrams        unigram and bigram perplexity of a corpus
     attention     attention over packed rows, for every family that can be packed

@@ -207,10 +207,15 @@ def without_adapters(model: Any) -> Any:
 
 
 def can_pack(model: nn.Module) -> bool:
-    """Whether this model's attention can be told apart by sequence within one row; not with code of its own."""
-    kind = getattr(model.config, "model_type", None)
-    fits = kind in PACKABLE or type(model) is T5EncoderModel
-    return fits and type(model).__module__.startswith("transformers.")
+    """Whether this model's attention can be told apart by sequence within one row.
+
+    Not with code of its own, with a window that slides, or with another attention than torch's, which somebody chose.
+    """
+    config = model.config
+    fits = getattr(config, "model_type", None) in PACKABLE or type(model) is T5EncoderModel
+    usual = getattr(config, "_attn_implementation", None) in ("sdpa", PACKED)
+    whole = getattr(config, "sliding_window", None) is None
+    return fits and usual and whole and type(model).__module__.startswith("transformers.")
 
 
 def use_packing(model: PreTrainedModel) -> None:

@@ -18,6 +18,7 @@ from plft.encodings import Part
 from plft.errors import PlftError
 from plft.heads import mean_over_residues
 from plft.labels import LabelSpace
+from plft.memory import ran_out_of_memory
 from plft.metrics import Evaluation, difference, evaluate
 from plft.model import PLMTaskModel, run_batches
 from plft.prediction import CHUNK_RESIDUES, DEFAULT_BUDGET, choose_device, chunks
@@ -72,8 +73,10 @@ def train_each(
             trained = train_one(row, problem, parts, prepared, began, 60 * prepared.config.baselines.minutes)
             if trained is not None:
                 found[row.name] = use(trained)
-        except (NoTimeError, PlftError, MemoryError) as error:
-            left_out[row.title_for(problem.task)] = str(error) or type(error).__name__
+        except (NoTimeError, PlftError, MemoryError, RuntimeError) as error:
+            if not (isinstance(error, NoTimeError | PlftError) or ran_out_of_memory(error)):
+                raise
+            left_out[row.title_for(problem.task)] = "out of memory" if ran_out_of_memory(error) else str(error)
     return found, left_out
 
 

@@ -179,9 +179,11 @@ def linear(problem: Problem, settings: Callable[[Problem], Iterable[Setting]]) -
     options = list(settings(problem))
     most, seconds = len(rows), problem.seconds / len(options)
     best: tuple[float, Setting, float] | None = None
+    reason = "the time for baselines was used up"
     for setting in options:
         kept = _affordable(setting, problem, rows, seconds / judge.repeats)
         if len(kept) < min(len(rows), FEWEST_ROWS):
+            reason = f"its time holds {len(kept):,} of {len(rows):,} training items; raise baselines.minutes"
             break  # the settings that follow cost more
         matrix = setting.features(problem.train, kept)
         score = judge.scorer(setting, matrix, targets[kept], weights[kept], kept)
@@ -189,7 +191,7 @@ def linear(problem: Problem, settings: Callable[[Problem], Iterable[Setting]]) -
             if best is None or value > best[0]:
                 best, most = (value, setting, penalty), len(kept)
     if best is None:
-        raise NoTimeError("there was no time left for it")
+        raise NoTimeError(reason)
     _, setting, penalty = best
     kept = _sample(rows, most, problem.seed)
     model = fit(setting.features(problem.train, kept), targets[kept], weights[kept], problem.labels.n_outputs, penalty)
@@ -220,7 +222,7 @@ def _affordable(setting: Setting, problem: Problem, rows: NDArray[np.int64], sec
     """Return as many rows as can be fitted with every penalty in so many seconds, by counting, not by the clock."""
     probe = _sample(rows, FEWEST_ROWS, problem.seed)
     each = work(setting.features(problem.train, probe), problem.labels.n_outputs) / max(len(probe), 1)
-    return _sample(rows, int(seconds / (each * len(PENALTIES))), problem.seed)
+    return _sample(rows, int(seconds / max(each * len(PENALTIES), 1e-12)), problem.seed)
 
 
 def _predict(problem: Problem, features: Features, model: Linear, part: Part) -> Outputs:
@@ -297,12 +299,18 @@ class ByFolds:
 
 def _judge(problem: Problem) -> ByValid | ByFolds:
     valid = problem.valid
-    if valid is not None and len(valid.targets) and valid.is_known.sum() >= ENOUGH_TO_CHOOSE:
+    if valid is not None and len(valid.targets) and _is_enough(problem, valid):
         return ByValid(problem, valid.take(judged_rows(problem, valid)))
     sequences = problem.train.sequences
     fold = np.random.default_rng(problem.seed).permutation(len(sequences)) % FOLDS
     sizes = [len(sequence) for sequence in sequences] if problem.task.is_residue else 1
     return ByFolds(problem, np.repeat(fold, sizes))
+
+
+def _is_enough(problem: Problem, valid: Part) -> bool:
+    """Whether settings can be chosen on valid: it has many sequences, or many residues that are judged."""
+    residues = sum(map(len, valid.sequences)) if problem.task.is_residue else 0
+    return valid.is_known.sum() >= ENOUGH_TO_CHOOSE or residues >= MOST_JUDGED // 2
 
 
 def judged_rows(problem: Problem, valid: Part) -> NDArray[np.int64]:
@@ -320,7 +328,7 @@ def judged_rows(problem: Problem, valid: Part) -> NDArray[np.int64]:
 
 def constant(problem: Problem) -> Fitted:
     """Answer every item alike: shares of the classes, or the mean, in train."""
-    rows, targets, weights = _training_items(problem)
+    rows, targets, weights = _training_items(replace(problem, class_weights=None))  # as often as they are
     return Fitted(partial(_repeat, problem, _prior(problem, targets[rows], weights[rows])))
 
 
@@ -348,7 +356,7 @@ def neighbour(problem: Problem) -> Fitted:
     Probabilities lean to that label with the identity i: half of it from i = 0 on, all of it at i = 1, the rest is the
     share of the classes; so they rank, and the label always wins.
     """
-    rows, targets, weights = _training_items(problem)
+    rows, targets, weights = _training_items(replace(problem, class_weights=None))
     rows = _searchable(problem, rows)
     sequences = [problem.train.sequences[row] for row in rows]
     prior = _prior(problem, targets[weights > 0], weights[weights > 0])

@@ -72,13 +72,13 @@ def fit_temperature(scored: Scored) -> Calibration:
     not send it to zero.  A multi-label class with few targets, or few others, takes the temperature of all together.
     """
     if scored.kind == MULTILABEL:
-        odds, targets = log_odds(scored.outputs), scored.true_labels
-        common = _best_temperature(*_of_binary(odds.ravel(), targets.ravel()))
+        odds, targets, known = log_odds(scored.outputs), scored.true_labels, scored.known
+        common = _best_temperature(*_of_binary(odds[known], targets[known]))
         n_true = targets.sum(axis=0)
-        enough = np.minimum(n_true, len(targets) - n_true) >= FEWEST_OF_EACH
+        enough = np.minimum(n_true, known.sum(axis=0) - n_true) >= FEWEST_OF_EACH
         own = [
-            _best_temperature(*_of_binary(odds[:, at], targets[:, at])) if enough[at] else common
-            for at in range(scored.n_outputs)
+            _best_temperature(*_of_binary(odds[rows, at], targets[rows, at])) if enough[at] else common
+            for at, rows in enumerate(known.T)
         ]
         return Calibration(TEMPERATURE, tuple(own))
     return Calibration(TEMPERATURE, (_best_temperature(_log(scored.outputs), scored.targets),))
@@ -138,14 +138,13 @@ def _along_the_curve(calibration: Calibration, probabilities: Probabilities) -> 
 
 @dataclass(frozen=True)
 class Method:
-    """One way to calibrate.  kinds: what it applies to.  keeps_prediction: whether what is predicted stays the same."""
+    """One way to calibrate.  kinds: what it applies to."""
 
     name: str
     title: str
     kinds: frozenset[str]
     fit: Callable[[Scored], Calibration]
     apply: Callable[[Calibration, Probabilities], Probabilities]
-    keeps_prediction: bool
 
 
 METHODS: dict[str, Method] = {
@@ -153,9 +152,9 @@ METHODS: dict[str, Method] = {
     for row in (
         Method(
             *(TEMPERATURE, "temperature scaling", frozenset({BINARY, MULTICLASS, MULTILABEL})),
-            *(fit_temperature, _cooled, True),
+            *(fit_temperature, _cooled),
         ),
-        Method("isotonic", "isotonic regression", frozenset({BINARY}), fit_isotonic, _along_the_curve, False),
+        Method("isotonic", "isotonic regression", frozenset({BINARY}), fit_isotonic, _along_the_curve),
     )
 }
 
@@ -203,12 +202,12 @@ def claims(scored: Scored) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Return what the probabilities claim and whether it came true, both (claims,).
 
     Two classes: the probability of the positive one for each item.  More: that of the predicted one.  Multi-label: that
-    of each class of each item.
+    of each class of each item, where the label is known.
     """
     if scored.kind == BINARY:
         return scored.outputs[:, 1].astype(np.float64), scored.true_labels[:, 1]
     if scored.kind == MULTILABEL:
-        return scored.outputs.astype(np.float64).ravel(), scored.true_labels.ravel()
+        return scored.outputs[scored.known].astype(np.float64), scored.true_labels[scored.known]
     best = scored.outputs.argmax(axis=1)
     return scored.outputs.max(axis=1).astype(np.float64), np.asarray(best == scored.targets)
 

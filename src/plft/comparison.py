@@ -12,7 +12,6 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import TrainerCallback
 
 from plft.baseline_run import problem_of, train_each
@@ -24,6 +23,7 @@ from plft.comparison_plan import Cell, ComparisonFolder, Plan, Trial, make_plan
 from plft.config import load_config
 from plft.errors import PlftError
 from plft.findings import duration, in_words
+from plft.memory import ran_out_of_memory
 from plft.outputs import write_outputs
 from plft.pipeline import train
 from plft.preparation import Prepared, Say, check_tuning, prepare, quiet
@@ -181,7 +181,7 @@ def reason_of(error: Exception) -> str:
     """What the user can do about a run that failed; an error that is a bug of ours is raised again."""
     if isinstance(error, PlftError):
         return str(error)
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+    if ran_out_of_memory(error):
         return "Out of memory. Lower training.batch_residues and raise training.accumulation."
     raise error
 

@@ -27,7 +27,7 @@ OVERLAP_SHARE = 0.25  # of a window's residues are shared with the next one
 RESERVED_COLUMNS = frozenset(
     {
         *("input_ids", "attention_mask", "inputs_embeds", "residue_mask", "residue_tokens", "hidden_states"),
-        *("labels", "sequence_weights", "num_items_in_batch"),
+        *("labels", "features", "sequence_weights", "num_items_in_batch"),
         *("output_hidden_states", "output_attentions", "return_dict"),
     }
 )

@@ -61,8 +61,10 @@ class Prefix:
         if self.blocks == 0:
             return []
         plain = without_adapters(backbone)
-        blocks = plain.get_submodule(longest_list(lists_of_modules(plain)))
-        return [*list(blocks)[: self.blocks], *(each for name, each in plain.named_children() if "embed" in name)]
+        path = longest_list(lists_of_modules(plain))
+        holds_blocks, behind = path.partition(".")[0], final_norms(plain, path)
+        others = [each for name, each in plain.named_children() if name != holds_blocks and each not in behind]
+        return [*list(plain.get_submodule(path))[: self.blocks], *others]
 
 
 # -- beginning and end of a network ------------------------------------------------------------------------------------

@@ -136,8 +136,9 @@ class MLPHead(TaskHead):
 
     @property
     def pools_first(self) -> bool:
-        """Whether a pooling without weights comes before anything else."""
-        return isinstance(self.pooling, FixedPooling)
+        """Whether a pooling without weights comes before anything else; of a subclass only where it changes neither."""
+        own = type(self).forward is MLPHead.forward and type(self).pooled is TaskHead.pooled
+        return own and isinstance(self.pooling, FixedPooling)
 
     def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None, **extra: Any) -> Tensor:
         """(batch, tokens, input_dim) -> (batch, output_dim), or (batch, tokens, output_dim) in residue mode."""

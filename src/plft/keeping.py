@@ -42,19 +42,18 @@ def kept_features(
     stays = settings.keep_features or folder is not None
     folder = folder or cache_folder() / "features"
     folder.mkdir(parents=True, exist_ok=True)
-    size = sum(bytes_needed(each, prefix, like) for each in datasets)
-    if not fits(folder, size):
-        return (yield)
+    how = f"{like.dtype} {trainer.precision} {pooling_of(model.head) if prefix.pooled else ''}".rstrip()
+    files = [folder / f"{key_of(model.backbone, each, prefix, how)}.bin" for each in datasets]
+    sizes = [bytes_needed(each, prefix, like) for each in datasets]
     part = "whole backbone" if prefix.blocks is None else f"first {prefix.blocks} blocks"
-    say(f"the {part} is frozen: its output is computed once and kept ({size / 1e6:,.1f} MB)")
-    files = []
+    if not fits(folder, sum(size for size, file in zip(sizes, files, strict=True) if not file.exists())):
+        say(f"the {part} is frozen, but the disk has no room to keep its output ({sum(sizes) / 1e6:,.1f} MB)")
+        return (yield)
+    say(f"the {part} is frozen: its output is computed once and kept ({sum(sizes) / 1e6:,.1f} MB)")
+    budget = trainer.token_budget * EVALUATION_SHARE
     try:
-        for dataset in datasets:
-            how = f"{like.dtype} {trainer.precision} {pooling_of(model.head) if prefix.pooled else ''}"
-            name = key_of(model.backbone, dataset, prefix, how.rstrip())
-            files.append(folder / f"{name}.bin")
-            budget = trainer.token_budget * EVALUATION_SHARE
-            dataset.features = keep(states_of(trainer, dataset), dataset, prefix, files[-1], like, budget)
+        for dataset, file in zip(datasets, files, strict=True):
+            dataset.features = keep(states_of(trainer, dataset), dataset, prefix, file, like, budget)
         model.kept_prefix = prefix
         yield
     finally:

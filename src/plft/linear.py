@@ -77,8 +77,9 @@ def _values(matrix: Matrix, targets: NDArray[Any], weights: Floats, penalty: flo
         model = Ridge(penalty, solver="sparse_cg", max_iter=MOST_ITERATIONS)
     else:
         model = Ridge(penalty, solver="cholesky")
-        matrix = matrix.astype(np.float64)  # hidden states in single precision are close to singular
-    model.fit(matrix[kept], targets[kept].astype(np.float64), sample_weight=_mean_one(weights[kept]))
+        matrix = matrix.astype(np.float64, copy=False)  # hidden states in single precision are close to singular
+    matrix = matrix if len(kept) == matrix.shape[0] else matrix[kept]
+    model.fit(matrix, targets[kept].astype(np.float64), sample_weight=_mean_one(weights[kept]))
     return lambda asked: np.asarray(model.predict(asked))
 
 

@@ -1,11 +1,11 @@
-"""Memory: what is freed is used again, and when it runs out the same batch comes in smaller pieces, nothing skipped."""
+"""When memory runs out: the same batch again, in smaller pieces, and nothing skipped."""
 
 from __future__ import annotations
 
-import ctypes
-import os
+import re
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,24 +13,10 @@ from torch import Tensor
 
 from plft.errors import PlftError
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
-
-
-def keep_freed_memory() -> None:
-    """Let glibc give freed memory to the next tensor instead of the system; elsewhere this does nothing.
-
-    It would hand back every large block and have it mapped anew, page by page, in each step: a tenth of the time of
-    training on a CPU.
-    """
-    set_option = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if set_option is not None:
-        set_option(M_TRIM_THRESHOLD, 2**31 - 1)
-        set_option(M_MMAP_THRESHOLD, 2**30)
-
 
 def ran_out_of_memory(error: BaseException) -> bool:
     """Whether an exception says that there was no room for a tensor, on a GPU or off it."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def in_pieces(batch: dict[str, Any], count: int) -> Iterator[dict[str, Any]]:
@@ -77,10 +63,30 @@ def activation_bytes(config: Any, tokens: int, longest: int, precision: str, fro
 def free_bytes() -> int:
     """Memory that is free: of the GPU where there is one, else of the machine; unknown is no limit."""
     if torch.cuda.is_available():
-        return int(torch.cuda.mem_get_info()[0])
+        unused = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()  # kept by torch for the next tensor
+        return int(torch.cuda.mem_get_info()[0]) + unused
+    return min(_available(MEMINFO), _left_of_the_group())
+
+
+MEMINFO, GROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
+
+
+def _available(meminfo: Path) -> int:
+    """Bytes that Linux can give without swapping: what is free, and what files are cached in."""
     try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError):
+        line = next(each for each in meminfo.read_text().splitlines() if each.startswith("MemAvailable:"))
+        return 1024 * int(line.split()[1])
+    except (OSError, StopIteration, ValueError):
+        return sys.maxsize
+
+
+def _left_of_the_group() -> int:
+    """Bytes that the limit of a container leaves (version 2 of control groups)."""
+    try:
+        limit, used = ((GROUP / f"memory.{name}").read_text().strip() for name in ("max", "current"))
+        cached = re.search(r"^inactive_file (\d+)$", (GROUP / "memory.stat").read_text(), re.MULTILINE)
+        return sys.maxsize if limit == "max" else int(limit) - int(used) + int(cached[1] if cached else 0)
+    except (OSError, ValueError):
         return sys.maxsize
 
 

@@ -337,7 +337,8 @@ def _describe_classes(scored: Scored, whole: Tally, classes: Sequence[str]) -> d
         details["confusion"] = _confusion(scored)
     common = np.argsort(-whole.true[0], kind="stable")[:MOST_CURVES]
     shown = [1] if scored.kind == BINARY else sorted(int(at) for at in common)
-    curves = {names[at]: _curves(scored.outputs[:, at], scored.true_labels[:, at]) for at in shown}
+    rows = {at: scored.known[:, at] for at in shown}
+    curves = {names[at]: _curves(scored.outputs[rows[at], at], scored.true_labels[rows[at], at]) for at in shown}
     details["roc"] = {name: curve[0] for name, curve in curves.items() if curve}
     details["pr"] = {name: curve[1] for name, curve in curves.items() if curve}
     return details

@@ -50,9 +50,9 @@ def fit_neighbours(training: Vectors, held_out: Vectors | None) -> Neighbours | 
     """Keep training states, and call far what lies further than 99 % of the held-out ones.
 
     training, held_out: (sequences, width).  Without held-out states each training one is asked for its nearest other.
-    None where there are not two training sequences.
+    None where there are not two training sequences, or training diverged and states are no numbers.
     """
-    if len(training) < 2:
+    if len(training) < 2 or not all(np.isfinite(each).all() for each in (training, held_out) if each is not None):
         return None
     kept = Neighbours(training.astype(np.float32), np.inf)
     if held_out is not None and len(held_out):

@@ -34,7 +34,6 @@ from plft.heads import LightAttentionHead, TaskHead
 from plft.held_out import answer_held_out
 from plft.keeping import kept_features
 from plft.labels import LabelSpace, TaskType
-from plft.memory import keep_freed_memory
 from plft.metrics import Evaluation
 from plft.metrics import evaluate as score
 from plft.model import PLMTaskModel
@@ -349,7 +348,6 @@ def finish(
 
 def on_device(predictor: Predictor, precision: str = "fp32") -> Predictor:
     """Move a predictor to the best device there is, to compute in this precision (see `training.choose_precision`)."""
-    keep_freed_memory()
     choose_device(predictor.model)
     return replace(predictor, precision=choose_precision(precision, predictor.family)[0])
 

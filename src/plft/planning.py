@@ -97,7 +97,7 @@ def trial(
     epoch = sorted(sampler.plan(0), key=lambda batch: -sum(trainer.train_dataset.lengths[batch]))
     chosen = [epoch[at] for at in np.linspace(0, len(epoch) - 1, min(TRIAL_STEPS, len(epoch))).round().astype(int)]
     few = subset(trainer.train_dataset, [index for batch in chosen for index in batch])
-    once_per_batch = {"max_steps": None, "accumulation": 1, "keep_features": False}
+    once_per_batch: dict[str, Any] = {"max_steps": None, "accumulation": 1, "keep_features": False, "report_to": []}
     tried = settings.model_copy(update=once_per_batch | {"epochs": max(2, math.ceil(4 / len(chosen)))})
     arguments = training_arguments(
         tried, folder, precision=precision, learning_rate=0.0, metric=str(settings.metric), can_evaluate=False

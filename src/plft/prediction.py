@@ -6,6 +6,7 @@ import multiprocessing
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,7 +26,8 @@ from plft.records import Record
 from plft.tables import Row, TableWriter
 from plft.tokens import ResidueTokenizer
 
-CHUNK_RESIDUES = 400_000  # sequences held and sorted by length at a time
+CHUNK_RESIDUES = 400_000  # of the sequences held and sorted by length at a time
+CHUNK_RECORDS = 4096  # at most: of short ones the outputs take more room
 DEFAULT_BUDGET = 16_384  # tokens per batch of inference
 
 
@@ -157,10 +159,14 @@ class Predictor:
 
 
 def joined_classes(classes: Sequence[str], target: np.ndarray) -> str:
-    """The classes of a multi-label target joined by ``|``: "|" for none of them, "" when the label is missing."""
+    """The classes of a multi-label target joined by ``|``: "|" for none of them, "" when the label is missing.
+
+    A class of which nothing is known while others are known is followed by ``?``.
+    """
     if np.isnan(target).all():
         return ""
-    return "|".join(name for name, present in zip(classes, target, strict=True) if present == 1) or "|"
+    there = [(name, present) for name, present in zip(classes, target, strict=True) if present != 0]
+    return "|".join(f"{name}?" if np.isnan(present) else name for name, present in there) or "|"
 
 
 def number_cells(columns: Sequence[str], values: np.ndarray, target: np.ndarray | None) -> Row:
@@ -186,13 +192,13 @@ def as_record(given: str | Record, number: int) -> Record:
 
 
 def chunks(records: Iterable[Record], residues: int) -> Iterator[list[Record]]:
-    """Cut a stream of records into lists of about that many residues."""
+    """Cut a stream of records into lists of about that many residues, and of CHUNK_RECORDS at most."""
     chunk: list[Record] = []
     size = 0
     for record in records:
         chunk.append(record)
         size += len(record.sequence)
-        if size >= residues:
+        if size >= residues or len(chunk) == CHUNK_RECORDS:
             yield chunk
             chunk, size = [], 0
     if chunk:
@@ -297,6 +303,8 @@ def _answers_by_workers(
                     yield _told(waiting.popleft().result(), each_batch)
             while waiting:
                 yield _told(waiting.popleft().result(), each_batch)
+        except BrokenProcessPool:
+            raise PlftError("A worker was ended, most likely for want of memory. Take fewer --workers.") from None
         finally:
             for each in waiting:
                 each.cancel()

@@ -25,7 +25,6 @@ from plft.batching import pack_by_length
 from plft.budget import UNKNOWN, Budget
 from plft.config import LanguageModelConfig
 from plft.corpus import Crops
-from plft.memory import keep_freed_memory
 from plft.objectives import NOTHING, Corrupted, LanguageModelTask, Objective, Symbols, pack, pad
 from plft.training import has_accelerator, readable_checkpoint
 
@@ -132,7 +131,6 @@ class LanguageModelTrainer(Trainer):
         self.stream, self.held_out = stream, held_out
         self.started = budget.started
         self.journal: Any = None
-        keep_freed_memory()
         super().__init__(model=task, args=args, train_dataset=stream)
         self.loss_is_scaled_for_ga = True
         self.add_callback(budget)

@@ -39,7 +39,7 @@ def _columns(run: RunFiles) -> list[tuple[str, Any]]:
     return [
         ("calibration error", lambda split: _decimals(split.get("after", {}).get("ece"))),
         ("as trained", lambda split: _decimals(split.get("before", {}).get("ece") if calibrated else None)),
-        (f"covered at {level:.0%}" if level else "covered", lambda split: _coverage(split.get("coverage"))),
+        (f"covered at {100 * level:g}%" if level else "covered", lambda split: _coverage(split.get("coverage"))),
         (cost, _cost),
         ("far inputs", lambda split: "" if split.get("far") is None else f"{split['far']:.1%}"),
     ]
@@ -82,7 +82,7 @@ def certainty_notes(run: RunFiles) -> list[str]:
     far = "Far: further from the kept training sequences than 99 % of valid, in the space of hidden states."
     return [
         *([f"{method.capitalize()}{_degrees(found)}."] if method else []),
-        fitted,
+        *([fitted] if method or found.get("level") else []),
         *([error] if bins else []),
         *([residues] if run.task.is_residue and found.get("level") else []),
         *([far] if found.get("far_above") is not None else []),

@@ -37,8 +37,9 @@ def kind_of(task: TaskType, n_classes: int) -> str:
 class Tally:
     """Counts of classes under some rows of weights; the last class of two is the positive one.
 
-    true, predicted, hits: (rows, classes) how often a class was the target, was predicted, and was both.  total, exact,
-    overlap: (rows,) items, items predicted exactly, and summed Jaccard index.  roc_auc, pr_auc: (rows, classes),
+    true, predicted, hits: (rows, classes) how often a class was the target, was predicted, and was both, where that is
+    known.  total, exact, overlap: (rows,) items of which every label is known, those of them predicted exactly, and
+    their summed Jaccard index.  roc_auc, pr_auc: (rows, classes),
     one against the rest.
     """
 
@@ -150,8 +151,15 @@ class Scored:
         return len(self.sequence) == self.n_sequences
 
     @cached_property
+    def known(self) -> NDArray[np.bool_]:
+        """(items, classes): the item's label for the class is not missing, as it may be in multi-label tasks."""
+        if self.kind == MULTILABEL:
+            return np.isfinite(self.targets)
+        return np.ones((len(self.outputs), self.n_outputs), dtype=bool)
+
+    @cached_property
     def true_labels(self) -> NDArray[np.bool_]:
-        """(items, classes): the class is a target of the item."""
+        """(items, classes): the class is known to be a target of the item."""
         if self.kind == MULTILABEL:
             return np.asarray(self.targets >= LABEL_THRESHOLD)
         return np.asarray(self.targets[:, None] == np.arange(self.n_outputs))
@@ -191,8 +199,7 @@ def _items(task: TaskType, output: NDArray[Any], target: NDArray[Any]) -> tuple[
 def _is_present(task: TaskType, targets: NDArray[Any]) -> NDArray[np.bool_]:
     if task.is_classification:
         return np.asarray(targets != IGNORED_CLASS)
-    finite = np.isfinite(targets)
-    return np.asarray(finite.any(axis=1) if task.is_regression else finite.all(axis=1))
+    return np.asarray(np.isfinite(targets).any(axis=1))
 
 
 def _refuse_not_finite(outputs: NDArray[np.floating]) -> None:
@@ -215,16 +222,19 @@ class ClassScorer:
 
     @classmethod
     def of(cls, scored: Scored) -> ClassScorer:
-        true, predicted = scored.true_labels, scored.predicted_labels
+        true, predicted, complete = scored.true_labels, scored.predicted_labels & scored.known, scored.known.all(axis=1)
         both, either = (true & predicted).sum(axis=1), (true | predicted).sum(axis=1)
         overlap = divide(both.astype(float), either.astype(float), otherwise=1.0)  # no labels, none predicted: right
         ranked = range(1, 2) if scored.kind == BINARY else range(scored.n_outputs)
-        whole = [scored.sums(values) for values in (np.ones(len(true)), both == either, overlap)]
+        whole = [scored.sums(values * complete) for values in (np.ones(len(true)), both == either, overlap)]
         return cls(
             counts=sparse.hstack(
                 [*map(scored.counts, (true, predicted, true & predicted)), np.stack(whole, axis=1)]
             ).tocsr(),
-            rankings=tuple(Ranking.of(scored.outputs[:, c], true[:, c], scored.sequence) for c in ranked),
+            rankings=tuple(
+                Ranking.of(scored.outputs[rows, c], true[rows, c], scored.sequence[rows])
+                for c, rows in ((c, scored.known[:, c]) for c in ranked)
+            ),
             n_classes=scored.n_outputs,
             kind=scored.kind,
         )

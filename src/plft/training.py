@@ -38,7 +38,7 @@ from plft.dataset import SequenceDataset
 from plft.errors import PlftError, look_up
 from plft.families import Family
 from plft.labels import LabelSpace, TaskType
-from plft.memory import Pieces, activation_bytes, keep_freed_memory, pieces_that_fit
+from plft.memory import Pieces, activation_bytes, pieces_that_fit
 from plft.metrics import METRICS, point
 from plft.model import (
     is_wrapped_by_peft,
@@ -99,7 +99,6 @@ class SequenceTaskTrainer(Trainer):
         options = {name: more.pop(name) for name in TRAINER_OPTIONS if name in more}
         args = arguments_from(args, more, can_evaluate=eval_dataset is not None)
         train_the_head(model)
-        keep_freed_memory()
         args._n_gpu = min(args.n_gpu, 1)  # one process uses one GPU: DataParallel is slower, and sums losses wrongly
         self.token_budget = token_budget or int(args.per_device_train_batch_size * float(train_dataset.lengths.mean()))
         self.test_dataset = test_dataset
