@@ -186,4 +186,4 @@ def test_a_baseline_that_memory_cannot_hold_is_left_out_and_the_run_is_kept(
     data = small_run.write_table(tmp_path / "data.csv")
     run = train(small_run.config(data, baselines={"run": True}, training={"epochs": 1}), tmp_path / "run")
     assert "out of memory" in metrics_of(run.path)["baselines_left_out"].values()
-    assert "kmer" in metrics_of(run.path)["baselines"]
+    assert "kmers" in metrics_of(run.path)["baselines"]
