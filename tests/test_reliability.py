@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,14 @@ def test_the_notes_name_method_bins_and_what_weakens_the_promise() -> None:
     notes = " ".join(certainty_notes(run_with("token_classification", found(ENTRY), ["C", "H"])))
     for words in ("Temperature scaling, temperature 1.40.", "over 2 bins", "Residues of one protein depend", "Far:"):
         assert words in notes
+
+
+def test_what_a_temperature_cannot_mend_is_said() -> None:
+    run = run_with("seq_classification", found(ENTRY, level=0.975), ["no", "yes"])
+    weighted = replace(run, config={"training": {"class_weights": "balanced"}})
+    assert not any("Class weights" in note for note in certainty_notes(run))
+    assert any("Class weights" in note for note in certainty_notes(weighted))
+    assert "covered at 97.5%" in certainty_table(run).header
 
 
 def test_the_diagram_shows_both_curves_and_the_diagonal() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from plft.calibration import METHODS
+from plft.calibration import METHODS, TEMPERATURE
 from plft.findings import RunFiles, Table
 from plft.plots import Line, line_chart, significant
 
@@ -79,10 +79,13 @@ def certainty_notes(run: RunFiles) -> list[str]:
     bins = max((each.get("bins", 0) for each in splits.values()), default=0)
     error = f"Calibration error: expected |frequency \N{MINUS SIGN} probability| over {bins} bins of equal size."
     residues = "Residues of one protein depend on each other, so that the coverage of a single protein can be far off."
+    leaning = "Class weights move probabilities towards rare classes, which a temperature cannot take back."
+    is_weighted = bool((run.config.get("training") or {}).get("class_weights"))
     far = "Far: further from the kept training sequences than 99 % of valid, in the space of hidden states."
     return [
         *([f"{method.capitalize()}{_degrees(found)}."] if method else []),
         *([fitted] if method or found.get("level") else []),
+        *([leaning] if is_weighted and found.get("method") == TEMPERATURE else []),
         *([error] if bins else []),
         *([residues] if run.task.is_residue and found.get("level") else []),
         *([far] if found.get("far_above") is not None else []),
