@@ -381,10 +381,15 @@ def test_a_wrong_search_is_one_line_and_leaves_nothing(
 
 
 def test_another_search_in_the_folder_is_refused_with_what_differs(data: Path, finished: Path) -> None:
-    with pytest.raises(PlftError, match=r"training.epochs was 8.0 and is 5.0 now. Give the same command"):
+    with pytest.raises(PlftError, match=r"training.epochs was 8.0, now 5.0. Give the same command"):
         tune(values(data, epochs=5), finished, search=[RATES])
-    with pytest.raises(PlftError, match=r"search.model.head was left out and is mlp,cnn now"):
+    with pytest.raises(PlftError, match=r"search.model.head was not given, now mlp,cnn"):
         tune(values(data, epochs=8), finished, search=[RATES, "model.head=mlp,cnn"])
+    before = data.read_bytes()
+    data.write_bytes(before + before.splitlines(keepends=True)[-1])
+    with pytest.raises(PlftError, match="the data have changed"):
+        tune(values(data, epochs=8), finished, search=[RATES])
+    data.write_bytes(before)
 
 
 def test_a_folder_that_is_no_search_is_refused(tmp_path: Path, data: Path) -> None:

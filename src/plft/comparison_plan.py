@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from plft.comparison_data import DataSet, names_of, read_data_set, unique
-from plft.config import RunConfig, make_config, read_yaml
+from plft.config import RunConfig, differences, make_config, read_yaml
 from plft.errors import PlftError, first_three
 from plft.runfolder import RunFolder, check_place, write_text
 from plft.tuning import find_method
@@ -214,13 +214,3 @@ class ComparisonFolder:
         for each in plan.data:
             if not self.data_file(each).exists():
                 each.write(self.data_file(each))
-
-
-def differences(before: Any, now: Any, place: str = "") -> Iterator[str]:
-    """Say what differs between two plain values: "seeds was [0], now [0, 1]"."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        for key in [*now, *(each for each in before if each not in now)]:
-            yield from differences(before.get(key), now.get(key), f"{place}.{key}" if place else str(key))
-    elif before != now:
-        shown = [", ".join(map(str, each)) if isinstance(each, list) else str(each) for each in (before, now)]
-        yield f"{place} was {shown[0]}, now {shown[1]}"

@@ -7,7 +7,7 @@ help texts and the JSON schema come.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -348,10 +348,25 @@ def set_values(values: dict[str, Any], assignments: list[str]) -> dict[str, Any]
     return result
 
 
-def configured(
+def differences(before: Any, now: Any, place: str = "") -> Iterator[str]:
+    """Say where two plain values differ: "training.epochs was 8, now 5"."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in dict.fromkeys([*now, *before]):
+            yield from differences(before.get(key), now.get(key), f"{place}.{key}" if place else str(key))
+    elif before != now:
+        yield f"{place} was {_shown(before)}, now {_shown(now)}"
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return "not given" if value is None else str(value)
+
+
+def merged(
     source: Path | None, flags: Mapping[str, Mapping[str, Any]], task: str | None, assignments: list[str]
-) -> RunConfig | None:
-    """The configuration of a file, with flags (None is not given) and then `--set` laid over it; None without data."""
+) -> dict[str, Any]:
+    """The values of a file, with flags (None is not given) and then `--set` laid over them."""
     values = load_config(source) if source is not None else {}
     for section, given in flags.items():
         known = {key: value for key, value in given.items() if value is not None}
@@ -359,7 +374,14 @@ def configured(
             values[section] = {**(values.get(section) or {}), **known}
     if task is not None:
         values["task"] = task
-    values = set_values(values, assignments)
+    return set_values(values, assignments)
+
+
+def configured(
+    source: Path | None, flags: Mapping[str, Mapping[str, Any]], task: str | None, assignments: list[str]
+) -> RunConfig | None:
+    """The configuration of a file with flags and `--set` (see `merged`); None where it names no data."""
+    values = merged(source, flags, task, assignments)
     return make_config(values) if (values.get("data") or {}).get("file") else None
 
 

@@ -6,7 +6,6 @@ The page holds no script and asks for nothing from anywhere; every text of the u
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
 from collections.abc import Sequence
@@ -41,6 +40,7 @@ from plft.metrics import METRICS
 from plft.mistakes import Mistakes, worst_mistakes
 from plft.plots import Line, agreement_chart, interval_bar, line_chart, typeset
 from plft.reliability import certainty_notes, certainty_table, reliability_diagram
+from plft.runfolder import write_text
 
 REPORT, CARD = "report.html", "README.md"
 MOST_CURVES = 8  # as many as there are colours
@@ -75,9 +75,7 @@ def write_model_card(run_folder: Path) -> Path:
 
 
 def _write(path: Path, text: str) -> Path:
-    unfinished = path.with_name(f".{path.name}.part")
-    unfinished.write_text(text, encoding="utf-8")
-    os.replace(unfinished, path)  # a reader never meets half a page
+    write_text(path, text)
     return path
 
 

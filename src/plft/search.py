@@ -22,7 +22,7 @@ from typing import Any
 import yaml
 from transformers import TrainerCallback, set_seed
 
-from plft.config import RunConfig, load_config, make_config, read_yaml
+from plft.config import RunConfig, differences, load_config, make_config, read_yaml
 from plft.errors import PlftError, first_three
 from plft.keeping import kept_features
 from plft.memory import ran_out_of_memory
@@ -230,32 +230,22 @@ def only_one(folder: SearchFolder) -> Iterator[None]:
 
 def open_folder(folder: SearchFolder, prepared: Prepared, space: Sequence[Dimension]) -> None:
     """Write search.yaml, or see that the one that is there says the same."""
-    content = {
+    content: dict[str, Any] = {
         "config": prepared.config.model_dump(mode="json"),
         "search": {each.key: each.typed for each in space},
         "data_sha256": prepared.facts["sha256"],
     }
     if folder.config_file.exists():
-        changed = list(differences(read_yaml(folder.config_file), content))
+        before = read_yaml(folder.config_file)
+        was, now = ({**(each.get("config") or {}), "search": each.get("search")} for each in (before, content))
+        changed = ["the data have changed"] if before.get("data_sha256") != content["data_sha256"] else []
+        changed += differences(was, now)
         if changed:
             raise PlftError(
                 f"{folder.path} holds a search with other settings: {first_three(changed)}. "
                 "Give the same command to go on, or choose another --out."
             )
     write_text(folder.config_file, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
-
-
-def differences(before: Any, now: Any, name: str = "") -> Iterator[str]:
-    """Where two nested mappings differ, in words."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        for key in dict.fromkeys([*before, *now]):
-            inside = key if name in ("", "config") else f"{name}.{key}"
-            yield from differences(before.get(key), now.get(key), inside)
-    elif name == "data_sha256" and before != now:
-        yield "the data have changed"
-    elif before != now:
-        was, is_now = ("left out" if each is None else each for each in (before, now))
-        yield f"{name} was {was} and is {is_now} now"
 
 
 def remove_features(folder: SearchFolder) -> None:

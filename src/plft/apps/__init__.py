@@ -1,1 +1,5 @@
 """Programs that call the pipeline."""
+
+import time
+
+STARTED = time.monotonic()  # of the program: budgets in minutes count from here

@@ -51,11 +51,13 @@ def compare(
     The same command on the same folder goes on where it was interrupted.
     """
     from plft import console
-    from plft.apps.cli import quiet_libraries
+    from plft.apps.cli import data_values, quiet_libraries
     from plft.apps.progress import TrialProgress
     from plft.comparison import compare as run_comparison
+    from plft.config import merged
 
-    values = _settings(config, task, sequence_column, label_column, set or [])
+    columns = data_values(None, sequence_column=sequence_column, label_column=label_column)
+    values = merged(config, {"data": columns}, task, set or [])
     quiet_libraries()
     with console.progress_bar() as bar:
         comparison = run_comparison(
@@ -86,25 +88,6 @@ def compare(
 
 def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
-
-
-def _settings(
-    config: Path | None,
-    task: str | None,
-    sequence_column: str | None,
-    label_column: list[str] | None,
-    assignments: list[str],
-) -> dict[str, Any]:
-    """The settings of every run, from file and flags."""
-    from plft.config import load_config, set_values
-
-    values = load_config(config) if config is not None else {}
-    labels = label_column[0] if label_column and len(label_column) == 1 else label_column
-    flags = {"sequence_column": sequence_column, "label_column": labels}
-    values["data"] = (values.get("data") or {}) | {name: each for name, each in flags.items() if each}
-    if task is not None:
-        values["task"] = task
-    return set_values(values, assignments)
 
 
 def _show(results: dict[str, Any], out: Path) -> None:

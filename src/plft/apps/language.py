@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from plft.apps import STARTED
 from plft.errors import PlftError
 
 if TYPE_CHECKING:
     from plft.config import LanguageModelConfig
-
-STARTED = time.monotonic()  # a budget in minutes counts from the start of the program
 
 Files = Annotated[
     list[str],

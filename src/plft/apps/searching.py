@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import shlex
 import sys
-import time
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from plft.apps import STARTED
 from plft.errors import PlftError
-
-STARTED = time.monotonic()  # minutes count from the start of the program
 
 
 def tune(
