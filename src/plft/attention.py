@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -22,6 +23,9 @@ from transformers.models.esm.modeling_esm import EsmIntermediate, EsmSelfAttenti
 from transformers.models.t5.modeling_t5 import T5Attention, T5EncoderModel
 
 PACKED = "plft_packed"
+SPELLED_OUT = 1024  # tokens of the longest sequence whose attention is spelled out: its memory grows with the square
+CACHED = 2**20  # scores computed at a time
+MULTIPLE = 32  # of keys: products and softmax are slower where some are left over
 PACKABLE = ("esm", "esmc", "bert", "electra", "mixtral", "gpt2")
 
 
@@ -78,7 +82,7 @@ def packed_attention(
     causal = bool(getattr(module, "is_causal", False) if is_causal is None else is_causal)
     plain = not (dropout or causal or position_bias is not None or query.shape[1] != key.shape[1])
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    limit = _spelled_out_up_to(query) if plain else 0
+    limit = SPELLED_OUT if plain and _can_spell_out(query) else 0
     parts = [list(runs) for _, runs in groupby(packing.runs, key=lambda run: run[0] <= limit)]
     sizes = [sum(length * count for length, count in runs) for runs in parts]  # split, not sliced: its backward pass
     states = zip(*(each.split(sizes) for each in (query, key, value)), strict=True)  # touches every token once
@@ -91,14 +95,9 @@ def packed_attention(
     return torch.cat(outputs)[None], None
 
 
-def _spelled_out_up_to(query: Tensor) -> int:
-    """Tokens of the longest sequence for which matrix products and a softmax beat torch's fused kernel, 0 for none.
-
-    They take half its time in bf16 on a CPU, while the scores fit the cache; narrow heads make its work worth less.
-    """
-    if query.device.type != "cpu" or query.dtype != torch.bfloat16:
-        return 0
-    return 512 if query.shape[-1] < 32 else 1024
+def _can_spell_out(query: Tensor) -> bool:
+    """Whether matrix products and a softmax beat torch's fused kernel: bf16 on a CPU, where they take half its time."""
+    return query.device.type == "cpu" and query.dtype == torch.bfloat16
 
 
 def _fused_attention(
@@ -135,15 +134,23 @@ class SpelledOut(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, runs: list[tuple[int, int]]) -> Tensor:
-        result, kept = torch.empty_like(value), []
-        for run in _spans(runs):
-            q, k, v = (_by_head(each, run) for each in (query, key, value))
-            middle = _middle(v)
-            k, v = k - _middle(k), v - middle
-            shares = torch.bmm(q, k.transpose(1, 2))
-            torch.softmax(shares, -1, out=shares)
-            _put(result, run, torch.bmm(shares, v).add_(middle))
-            if any(ctx.needs_input_grad):
+        result, learns, kept = torch.empty_like(value), any(ctx.needs_input_grad), []
+        for run, to_key, to_value in zip(_spans(runs), _middles(key, runs), _middles(value, runs), strict=True):
+            q, k, v = (
+                _by_head(query, run),
+                _by_head(key, run, to_key, MULTIPLE),
+                _by_head(value, run, to_value, MULTIPLE),
+            )
+            parts, attended = _parts(len(q), q.shape[1] * k.shape[1]), torch.empty_like(q)
+            shares = q.new_empty(len(q) if learns else parts[0].stop, q.shape[1], k.shape[1])
+            for part in parts:
+                scores = shares[part] if learns else shares[: len(q[part])]
+                torch.bmm(q[part], k[part].transpose(1, 2), out=scores)
+                scores[..., q.shape[1] :] = -torch.inf
+                torch.softmax(scores, -1, out=scores)
+                torch.bmm(scores, v[part], out=attended[part])
+            _put(result, run, attended, to_value)
+            if learns:
                 kept += [q, k, v, shares]
         ctx.runs = runs
         ctx.save_for_backward(*kept)
@@ -151,21 +158,34 @@ class SpelledOut(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        to_query, to_key, to_value = gradient.new_empty(3, *gradient.shape).unbind()
+        results = gradient.new_empty(3, *gradient.shape).unbind()
         kept = iter(ctx.saved_tensors)
         for run, (q, k, v, shares) in zip(_spans(ctx.runs), zip(*[kept] * 4, strict=True), strict=True):
             g = _by_head(gradient, run)
-            _put(to_value, run, torch.bmm(shares.transpose(1, 2), g))
-            scores = torch.bmm(g, v.transpose(1, 2))
-            torch._softmax_backward_data(scores, shares, -1, shares.dtype, grad_input=scores)
-            _put(to_query, run, torch.bmm(scores, k))
-            _put(to_key, run, torch.bmm(scores.transpose(1, 2), q))
-        return to_query, to_key, to_value, None
+            to_query, to_key, to_value = (torch.empty_like(each) for each in (q, k, v))
+            for part in _parts(len(q), q.shape[1] * k.shape[1]):
+                torch.bmm(shares[part].transpose(1, 2), g[part], out=to_value[part])
+                scores = torch.bmm(g[part], v[part].transpose(1, 2))
+                torch._softmax_backward_data(scores, shares[part], -1, scores.dtype, grad_input=scores)
+                torch.bmm(scores, k[part], out=to_query[part])
+                torch.bmm(scores.transpose(1, 2), q[part], out=to_key[part])
+            for result, values in zip(results, (to_query, to_key, to_value), strict=True):
+                _put(result, run, values)
+        return results[0], results[1], results[2], None
 
 
-def _middle(states: Tensor) -> Tensor:
-    """The mean over a sequence, in the type of the states: (n, length, width) -> (n, 1, width)."""
-    return states.mean(1, keepdim=True, dtype=torch.float32).to(states.dtype)
+def _parts(matrices: int, size: int) -> list[slice]:
+    """Cuts that many matrices of scores into parts that a core's cache holds, to be used while they are there."""
+    step = min(matrices, max(1, CACHED // size))
+    return [slice(start, start + step) for start in range(0, matrices, step)]
+
+
+def _middles(states: Tensor, runs: list[tuple[int, int]]) -> list[Tensor]:
+    """The mean over each sequence, by run: (tokens, heads, width) -> (sequences of the run, heads, 1, width) each."""
+    starts = np.cumsum([0] + [length for length, count in runs for _ in range(count)])[:-1]
+    tokens = torch.arange(len(states))
+    means = F.embedding_bag(tokens, states.flatten(1), torch.from_numpy(starts), mode="mean")
+    return list(means.unflatten(1, states.shape[1:]).unsqueeze(2).split([count for _, count in runs]))
 
 
 def _spans(runs: list[tuple[int, int]]) -> Iterator[tuple[slice, int]]:
@@ -176,16 +196,32 @@ def _spans(runs: list[tuple[int, int]]) -> Iterator[tuple[slice, int]]:
         start += length * count
 
 
-def _by_head(states: Tensor, run: tuple[slice, int]) -> Tensor:
-    """(tokens, heads, width) -> (sequences x heads, length, width) of one run; of a single sequence without a copy."""
+def _by_head(states: Tensor, run: tuple[slice, int], less: Tensor | None = None, multiple: int = 1) -> Tensor:
+    """(tokens, heads, width) -> (sequences x heads, length, width) of one run.
+
+    less: taken off.  multiple: the length is filled up to one, with zeros.
+    """
     where, count = run
-    return states[where].unflatten(0, (count, -1)).transpose(1, 2).flatten(0, 1)
+    there = states[where].unflatten(0, (count, -1)).transpose(1, 2)
+    length = there.shape[2]
+    result = there.new_empty(*there.shape[:2], -(-length // multiple) * multiple, there.shape[3])
+    result[:, :, length:] = 0
+    if less is None:
+        result[:, :, :length] = there
+    else:
+        torch.sub(there, less, out=result[:, :, :length])
+    return result.flatten(0, 1)
 
 
-def _put(states: Tensor, run: tuple[slice, int], values: Tensor) -> None:
-    """The reverse of `_by_head`: write the values of one run into a row."""
+def _put(states: Tensor, run: tuple[slice, int], values: Tensor, more: Tensor | None = None) -> None:
+    """The reverse of `_by_head`: write the values of one run into a row, without what filled them up, `more` added."""
     where, count = run
-    states[where].unflatten(0, (count, -1)).copy_(values.unflatten(0, (count, -1)).transpose(1, 2))
+    there = states[where].unflatten(0, (count, -1)).transpose(1, 2)
+    values = values.unflatten(0, (count, -1))[:, :, : there.shape[2]]
+    if more is None:
+        there.copy_(values)
+    else:
+        torch.add(values, more, out=there)
 
 
 _packing: ContextVar[Packing | None] = ContextVar("packing", default=None)
