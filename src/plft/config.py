@@ -232,6 +232,7 @@ class LanguageModelConfig(Section):
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto", description="auto: bf16 where the device has it")
     gradient_checkpointing: bool = Field(False, description="recompute activations to save memory")
+    workers: Annotated[int, Field(ge=1)] = Field(1, description="processes that train together on a CPU")
     save_minutes: Annotated[float, Field(gt=0)] = Field(5, description="minutes between checkpoints")
     save_steps: Annotated[int, Field(ge=1)] | None = Field(None, description="steps between checkpoints instead")
     report_to: Name | None = Field(None, description="a tracker that transformers knows, for example tensorboard")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -31,6 +30,7 @@ from plft.objectives import OBJECTIVES, LanguageModelTask, Symbols, check_symbol
 from plft.pretraining import Recipe
 from plft.records import read_records
 from plft.runfolder import read_json
+from plft.together import is_first, processes, rank
 from plft.training import choose_precision, has_accelerator
 from plft.tuning import count_parameters
 
@@ -111,10 +111,13 @@ class Prepared:
         return Crops(self.data.train, self.checkpoint.residue_tokenizer, self.choices.crop, self.config.seed)
 
     def batches(self, part: Part, most: int) -> Iterator[dict[str, Any]]:
-        """Batches of about `most` tokens of a held-out part: always the same crops, masked in the same way."""
+        """Batches of about `most` tokens of a held-out part: always the same crops, masked in the same way.
+
+        Of several processes each gets its share.
+        """
         crops = Crops(part, self.checkpoint.residue_tokenizer, self.choices.crop, HELD_OUT_SEED)
         n_crops = min(crops.n, max(1, int(most * crops.n / max(1, part.n_tokens))))
-        for rows in self.recipe.cut(crops, 0, n_crops):
+        for rows in islice(self.recipe.cut(crops, 0, n_crops), rank(), None, processes()):
             yield on_device(self.recipe.batch(crops, rows))
 
 
@@ -188,14 +191,14 @@ def read_data(config: LanguageModelConfig, checkpoint: Checkpoint, kept: dict[st
         left_out = f"{copies:,} exact copies of training sequences left out of them{none_left}"
         say(f"{len(held_out):,} held-out sequences; {left_out}")
         return Data(corpus, Part(corpus), held_out, None, general, None)
-    kept = kept or _agreed(lambda: _hold_out(config, checkpoint, corpus))
+    kept = kept or agreed(lambda: _hold_out(config, checkpoint, corpus))
     say(f"{len(kept['entries']):,} of {len(corpus):,} stretches held out, {kept['how']}")
     entries = np.array(sorted(kept["entries"]), dtype=np.int64)
     held_out = Part(corpus, entries)
     return Data(corpus, Part(corpus, without=entries), held_out, held_out if kept["clean"] else None, general, kept)
 
 
-def _agreed(decide: Callable[[], Any]) -> Any:
+def agreed(decide: Callable[[], Any]) -> Any:
     """What the first process decides, on all of them."""
     decided = decide() if is_first() else None
     return broadcast_object_list([decided])[0] if processes() > 1 else decided
@@ -329,7 +332,8 @@ def choose(
             "Raise --batch-residues, or lower --crop."
         )
     if config.minutes is not None:
-        speed = _agreed(lambda: _tokens_per_second(config, checkpoint, data, task, choices))
+        measured = _tokens_per_second(config, checkpoint, data, task, choices)
+        speed = agreed(lambda: measured)
         choices = replace(choices, tokens_per_second=speed)
     wanted = config.step_residues or _step_tokens(config, choices, started)
     return replace(choices, accumulation=max(1, round(wanted / choices.batch_tokens / processes())))
@@ -382,16 +386,6 @@ def _tokens_per_second(
 
 
 # -- the machine -------------------------------------------------------------------------------------------------------
-
-
-def processes() -> int:
-    """How many processes train together."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def is_first() -> bool:
-    """Whether this process writes: the only one, or the first of several."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 def device() -> torch.device:

@@ -20,12 +20,14 @@ from plft.checkpoints import quiet_transformers
 from plft.config import LanguageModelConfig, language_model_config, read_yaml, to_yaml
 from plft.errors import PlftError
 from plft.language_card import write_language_card
-from plft.language_preparation import Prepared, Say, autocast, device, is_first, prepare, processes
+from plft.language_preparation import Prepared, Say, agreed, autocast, device, prepare
+from plft.memory import free_bytes
 from plft.ngrams import ngram_perplexities
 from plft.preparation import quiet
 from plft.pretraining import Journal, LanguageModelTrainer, Stream, arguments, mean_loss
 from plft.runfolder import check_place, new_folder, write_json, write_text
-from plft.training import check_tracker, last_checkpoint, leave_process_group
+from plft.together import is_first, most_workers, processes, train_together
+from plft.training import check_tracker, has_accelerator, last_checkpoint, leave_process_group
 
 FIRST_LOOK, LOOK, FINAL_LOOK = (
     4000,
@@ -69,6 +71,25 @@ def run_language_model(
     Raises PlftError for files, models and budgets that cannot be used.
     """
     started = time.monotonic() if started is None else started
+    shared: Any = (config, out, resume, overwrite, started)
+    own: dict[str, Any] = {"say": say, "callbacks": callbacks}
+    if config.workers == 1 or processes() > 1:
+        return _run(*shared, **own)
+    if has_accelerator():
+        raise PlftError("--workers is for machines without a GPU. For several GPUs start plft with accelerate launch.")
+    return train_together(config.workers, _run, *shared, **own)
+
+
+def _run(
+    config: LanguageModelConfig,
+    out: Path,
+    resume: bool,
+    overwrite: bool,
+    started: float,
+    say: Say = quiet,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> dict[str, Any]:
+    """As `run_language_model`, in each process."""
     try:
         check_out(config, out, resume, overwrite)
         if config.report_to is not None:
@@ -125,6 +146,12 @@ def claim(prepared: Prepared, out: Path, resume: bool) -> None:
             write_json(out / "held_out.json", prepared.data.kept)
         write_json(out / "choices.json", vars(prepared.choices))
         write_text(out / "pretraining.yaml", to_yaml(prepared.config))
+
+
+def fitting_workers(values: dict[str, Any]) -> int:
+    """Processes that get the most out of a budget; in steps or residues one, and the model is the same everywhere."""
+    alone = values.get("minutes") is None or processes() > 1 or has_accelerator()
+    return 1 if alone else most_workers(free_bytes())
 
 
 def kept_config(out: Path) -> LanguageModelConfig | None:
@@ -220,7 +247,8 @@ def affordable_look(prepared: Prepared) -> tuple[int, float]:
         return FINAL_LOOK, SAVING
     began = time.monotonic()
     perplexities(prepared, FIRST_LOOK)
-    per_token = (time.monotonic() - began) / FIRST_LOOK
+    taken = time.monotonic() - began
+    per_token = agreed(lambda: taken) / FIRST_LOOK
     look = max(FIRST_LOOK, min(FINAL_LOOK, int(0.05 * 60 * prepared.config.minutes / per_token)))
     return look, 1.2 * per_token * look + SAVING
 
@@ -273,4 +301,5 @@ def hardware() -> str:
     information = Path("/proc/cpuinfo")
     lines = information.read_text().splitlines() if information.is_file() else []
     named = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
-    return f"{named or platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+    threads = f"{torch.get_num_threads()} threads" + (f" in each of {processes()} processes" if processes() > 1 else "")
+    return f"{named or platform.processor() or platform.machine()}, {threads}"

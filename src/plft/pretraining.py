@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
@@ -100,7 +101,10 @@ class Stream(IterableDataset):
 
 
 def mean_loss(task: LanguageModelTask, batches: Iterator[dict[str, Any]], autocast: Any) -> tuple[float, int]:
-    """Mean -log p in nats over the predicted tokens of batches (on the model's device), and how many there were."""
+    """Mean -log p in nats over the predicted tokens of batches (on the model's device), and how many there were.
+
+    Several processes have batches of their own, and get the mean over all of them.
+    """
     was_training = task.training
     task.eval()
     total, count = 0.0, 0
@@ -109,6 +113,10 @@ def mean_loss(task: LanguageModelTask, batches: Iterator[dict[str, Any]], autoca
             total += float(task(**batch))
             count += int((batch["labels"] != NOTHING).sum())
     task.train(was_training)
+    if dist.is_available() and dist.is_initialized():
+        sums = torch.tensor([total, count], dtype=torch.float64, device=next(task.parameters()).device)
+        dist.all_reduce(sums)
+        total, count = float(sums[0]), int(sums[1])
     return (total / count if count else math.nan), count
 
 

@@ -32,6 +32,10 @@ LearningRate = Annotated[float | None, typer.Option(help="Peak learning rate.")]
 BothStrands = Annotated[
     bool | None, typer.Option("--both-strands/--one-strand", help="Read DNA in both directions (DNA: yes).")
 ]
+Workers = Annotated[
+    int | None,
+    typer.Option(min=1, help="Processes that train together on a CPU; with --minutes by default one for each core."),
+]
 SaveMinutes = Annotated[float | None, typer.Option(help="Minutes between checkpoints.")]
 SaveSteps = Annotated[int | None, typer.Option(help="Steps between checkpoints instead.")]
 Precision = Annotated[str | None, typer.Option(help="auto, fp32, bf16 or fp16.")]
@@ -64,6 +68,7 @@ def pretrain(
     biases: Annotated[bool, typer.Option("--biases/--no-biases", help="Train the biases of linear layers.")] = True,
     both_strands: BothStrands = None,
     precision: Precision = None,
+    workers: Workers = None,
     save_minutes: SaveMinutes = None,
     save_steps: SaveSteps = None,
     report_to: ReportTo = None,
@@ -101,6 +106,7 @@ def adapt(
     learning_rate: LearningRate = None,
     both_strands: BothStrands = None,
     precision: Precision = None,
+    workers: Workers = None,
     save_minutes: SaveMinutes = None,
     save_steps: SaveSteps = None,
     trust_remote_code: Annotated[
@@ -159,7 +165,7 @@ def _run(values: dict[str, Any], out: Path, resume: bool, overwrite: bool, json:
 def _config(values: dict[str, Any], resumed: Path | None) -> LanguageModelConfig:
     """The settings: of the folder that is taken up again where no budget is given, else as given."""
     from plft.config import language_model_config
-    from plft.language_run import kept_config
+    from plft.language_run import fitting_workers, kept_config
 
     budget = {"minutes", "steps", "residues"} & values.keys()
     kept = kept_config(resumed) if resumed is not None else None
@@ -167,4 +173,6 @@ def _config(values: dict[str, Any], resumed: Path | None) -> LanguageModelConfig
         values = values | {name: getattr(kept, name) for name in ("minutes", "steps", "residues")}
     elif not budget:
         raise PlftError("Say how long to train: --minutes 30, --steps 2000 or --residues 20000000.")
+    if "workers" not in values:
+        values = values | {"workers": fitting_workers(values) if kept is None else kept.workers}
     return language_model_config(values)

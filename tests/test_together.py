@@ -1,0 +1,107 @@
+"""Processes that a run starts itself, against one process that takes as much in a step."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+import pytest
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file
+from transformers import TrainerCallback
+
+from plft.config import language_model_config
+from plft.errors import PlftError
+from plft.language_run import fitting_workers, run_language_model
+from plft.together import most_workers, processes, train_together
+
+
+class StopAt(TrainerCallback):
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, args, state, control, **_):
+        if state.global_step == self.step:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture
+def corpus(tmp_path, monkeypatch) -> str:
+    monkeypatch.setenv("PLFT_CACHE", str(tmp_path / "cache"))
+    file = tmp_path / "proteins.fasta"
+    file.write_text("".join(f">s{n}\n{'MKTAYIAKQRQISFVKSHFSRQ'[n % 7 :] * (1 + n % 4)}\n" for n in range(200)))
+    return str(file)
+
+
+def settings(corpus: str, **others):
+    values = {"files": [corpus], "model": "scratch:tiny-esm2", "steps": 6, "crop": 64, "batch_residues": 256}
+    values |= {"step_residues": 1024, "valid": [corpus], "precision": "fp32"} | others
+    return language_model_config(values)
+
+
+def weights(folder):
+    return load_file(folder / "model.safetensors")
+
+
+def test_workers_learn_what_one_process_learns_that_takes_as_much_in_a_step(tmp_path, corpus):
+    one = run_language_model(settings(corpus), tmp_path / "one")
+    two = run_language_model(settings(corpus, workers=2), tmp_path / "two")
+    expected, found = weights(tmp_path / "one"), weights(tmp_path / "two")
+    assert all(torch.allclose(expected[name], found[name], atol=1e-5) for name in expected)
+    assert two["steps"] == one["steps"]
+    assert two["tokens"] == pytest.approx(one["tokens"], rel=0.1)  # batches are counted as the first process saw them
+    assert two["perplexity"]["before"] == pytest.approx(one["perplexity"]["before"], rel=1e-4)
+    assert "2 processes" in two["hardware"]
+    assert processes() == 1  # and this process is alone again
+    assert not dist.is_initialized()
+
+
+def test_workers_that_are_interrupted_end_with_the_weights_of_undisturbed_ones(tmp_path, corpus):
+    config = settings(corpus, workers=2, save_steps=2)
+    run_language_model(config, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run_language_model(config, tmp_path / "broken", resume=True, callbacks=[StopAt(3)])
+    run_language_model(config, tmp_path / "broken", resume=True)
+    expected, found = weights(tmp_path / "whole"), weights(tmp_path / "broken")
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def _meet(leaver: int) -> None:
+    dist.init_process_group("gloo")
+    if int(os.environ["RANK"]) == leaver:
+        os._exit(9)
+    try:
+        while True:
+            dist.all_reduce(torch.ones(1))
+            time.sleep(0.1)
+    finally:
+        dist.destroy_process_group()
+
+
+def test_a_worker_that_was_ended_is_a_line_for_the_user():
+    with pytest.raises(PlftError, match="Take fewer --workers"):
+        train_together(2, _meet, 1)
+    assert "RANK" not in os.environ
+
+
+@pytest.mark.parametrize(("threads", "gib", "expected"), [(4, 64, 4), (4, 7, 2), (4, 1, 1), (64, 1000, 8)])
+def test_there_are_as_many_workers_as_threads_and_memory_allow(threads, gib, expected, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    assert most_workers(gib * 2**30) == expected
+
+
+def test_only_a_budget_in_minutes_starts_workers_unasked(monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    monkeypatch.setattr("plft.language_run.free_bytes", lambda: sys.maxsize)
+    assert fitting_workers({"minutes": 5}) == 4
+    assert fitting_workers({"steps": 5}) == 1
+    monkeypatch.setenv("WORLD_SIZE", "2")  # a launcher has started them
+    assert fitting_workers({"minutes": 5}) == 1
+
+
+def test_workers_are_for_machines_without_a_gpu(tmp_path, corpus, monkeypatch):
+    monkeypatch.setattr("plft.language_run.has_accelerator", lambda: True)
+    with pytest.raises(PlftError, match="accelerate launch"):
+        run_language_model(settings(corpus, workers=2), tmp_path / "m")
