@@ -59,7 +59,7 @@ bench: $(VENV)/.installed
 # The newest versions that pyproject.toml allows, found in a fresh environment.
 constraints:
 	rm -rf build/fresh && $(PYTHON) -m venv build/fresh
-	build/fresh/bin/python -m pip install --quiet -e ".[dev,docs]"
+	build/fresh/bin/python -m pip install --quiet -e ".[dev,docs,tutorials]"
 	grep '^#' constraints.txt > build/constraints.txt
 	build/fresh/bin/python -m pip freeze --all | grep -v -E '^(#|-e |plft==|pip==)' | sed 's/+[a-z0-9.]*$$//' >> build/constraints.txt
 	mv build/constraints.txt constraints.txt
