@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test test-all check format docs dist constraints bench clean
+.PHONY: demo test test-all check format docs tutorials dist constraints bench clean
 
 # Creating the environment again over a half-made one repairs it.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -46,6 +46,14 @@ docs: $(VENV)/.docs-installed
 	$(BIN)/python docs/make_commands.py
 	$(BIN)/python -m sphinx -q -W --keep-going -b html docs build/docs
 	@echo "The first page is build/docs/index.html"
+
+$(VENV)/.tutorials-installed: $(VENV)/.installed
+	@$(PIP) install --quiet -c constraints.txt -e ".[dev,tutorials]"
+	@touch $@
+
+# PLFT_DATA=folder make tutorials    runs them on published data and writes their pages.
+tutorials: $(VENV)/.tutorials-installed
+	$(BIN)/python tutorials/build.py
 
 # An sdist, and the wheel that is built from it.
 dist:

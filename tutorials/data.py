@@ -73,10 +73,12 @@ def table(published: str, simulated: str, rows: Mapping[str, int] | None = None)
 
 
 def sequences(published: str, simulated: str) -> Data:
-    """A FASTA file: the one below PLFT_DATA, or a simulated one (a row of `SEQUENCES`) in the current folder."""
+    """A FASTA file in the current folder: a link to the one below PLFT_DATA, or a simulated one (see `SEQUENCES`)."""
     path = find(published)
     if path:
-        return said(Data(str(path), True, published))
+        link = Path(published.replace("/", "-"))
+        link.symlink_to(path)  # so that no page shows where the data lies
+        return said(Data(str(link), True, published))
     name = f"simulated_{simulated}.fasta"
     made = SEQUENCES[simulated](random.Random(simulated))
     Path(name).write_text("".join(f">{simulated}{at}\n{each}\n" for at, each in enumerate(made)), encoding="utf-8")
