@@ -85,8 +85,21 @@ def sequences(published: str, simulated: str) -> Data:
     return said(Data(name, False, missing(published)))
 
 
+def folder(published: str, simulated: str) -> Data:
+    """A folder of labelled FASTA files here: a link to the one below PLFT_DATA, or a simulated one (see `FOLDERS`)."""
+    path, name = find(published), published.split("/")[0]
+    if path:
+        Path(name).symlink_to(path)
+        return said(Data(name, True, published))
+    name = f"simulated_{simulated}"
+    Path(name).mkdir()
+    for part, text in FOLDERS[simulated]().items():
+        Path(name, f"{part}_sequences.fasta").write_text(text, encoding="utf-8")
+    return said(Data(name, False, missing(published)))
+
+
 def find(published: str) -> Path | None:
-    """The file below PLFT_DATA, where there is one."""
+    """The file or folder below PLFT_DATA, where there is one."""
     path = DATA / published if DATA else None
     return path if path and path.exists() else None
 
@@ -199,6 +212,24 @@ SEQUENCES: dict[str, Callable[[random.Random], list[str]]] = {
     "family": lambda pick: relatives(pick, LYSOZYME, 80),
     "dna": lambda pick: [dna(pick, "TATAAAAG") for _ in range(300)],
 }
+
+
+
+
+def sites() -> dict[str, str]:
+    """FASTA files of windows around a tyrosine, some with acidic residues beside it, with their labels in the headers."""
+    pick, texts = random.Random(0), {"train": "", "test": ""}
+    for at in range(N_SIMULATED):
+        label = at % 2
+        near = [*PROTEIN.letters, *("DE" * 12 if label else "")]
+        sides = ["".join(pick.choices(near, k=8)) for _ in range(2)]
+        ends = ["".join(pick.choices(PROTEIN.letters, BACKGROUND, k=8)) for _ in range(2)]
+        window = f"{ends[0]}{sides[0]}Y{sides[1]}{ends[1]}"
+        texts["test" if at % 6 == 5 or at % 6 == 2 else "train"] += f">site{at} LABEL={label}\n{window}\n"
+    return texts
+
+
+FOLDERS: dict[str, Callable[[], dict[str, str]]] = {"sites": sites}
 
 
 def simulated_rows(kind: str) -> list[dict[str, str]]:
