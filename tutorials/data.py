@@ -214,10 +214,8 @@ SEQUENCES: dict[str, Callable[[random.Random], list[str]]] = {
 }
 
 
-
-
 def sites() -> dict[str, str]:
-    """FASTA files of windows around a tyrosine, some with acidic residues beside it, with their labels in the headers."""
+    """FASTA files of windows around a tyrosine, half of them with acidic residues near it; labels in the headers."""
     pick, texts = random.Random(0), {"train": "", "test": ""}
     for at in range(N_SIMULATED):
         label = at % 2
