@@ -54,19 +54,19 @@ def workplace(name: str) -> Path:
     return folder
 
 
-def table(published: str, simulated: str, rows: Mapping[str, int] | None = None) -> Data:
+def table(published: str, simulated: str, rows: Mapping[str, int] | None = None, name: str | None = None) -> Data:
     """Write a table (sequence, label, split, ...) into the current folder, and say which data it is.
 
     published: a file below PLFT_DATA, .csv or .csv.gz.  simulated: a row of `TABLES`.  rows: at most so many of a
-    split, drawn at random, always the same ones.
+    split, drawn at random, always the same ones.  name: of the new file, by default that of the published one.
     """
     path, limits = find(published), dict(rows or {})
     lines = read_csv(path) if path else simulated_rows(simulated)
     kept = drawn(lines, limits)
-    name = Path(published).name.split(".")[0] if path else f"simulated_{simulated}"
-    write_csv(f"{name}.csv", kept)
+    file = f"{name or Path(published).name.split('.')[0]}.csv"
+    write_csv(file, kept)
     sentence = f"{published}: {counts(kept, lines)}" if path else missing(published)
-    return said(Data(f"{name}.csv", path is not None, sentence))
+    return said(Data(file, path is not None, sentence))
 
 
 def sequences(published: str, simulated: str) -> Data:
