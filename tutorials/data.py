@@ -54,22 +54,19 @@ def workplace(name: str) -> Path:
     return folder
 
 
-def table(published: str, simulated: str, rows: Mapping[str, int] | None = None) -> Data:
+def table(published: str, simulated: str, rows: Mapping[str, int] | None = None, name: str | None = None) -> Data:
     """Write a table (sequence, label, split, ...) into the current folder, and say which data it is.
 
     published: a file below PLFT_DATA, .csv or .csv.gz.  simulated: a row of `TABLES`.  rows: at most so many of a
-    split, drawn at random, always the same ones.
+    split, drawn at random, always the same ones.  name: of the new file, by default that of the published one.
     """
     path, limits = find(published), dict(rows or {})
     lines = read_csv(path) if path else simulated_rows(simulated)
     kept = drawn(lines, limits)
-    name = Path(published).name.split(".")[0] if path else f"simulated_{simulated}"
-    with open(f"{name}.csv", "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(lines[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(kept)
+    file = f"{name or Path(published).name.split('.')[0]}.csv"
+    write_csv(file, kept)
     sentence = f"{published}: {counts(kept, lines)}" if path else missing(published)
-    return said(Data(f"{name}.csv", path is not None, sentence))
+    return said(Data(file, path is not None, sentence))
 
 
 def sequences(published: str, simulated: str) -> Data:
@@ -115,11 +112,19 @@ def missing(published: str) -> str:
     return f"SIMULATED, as {published} is not here (set PLFT_DATA). The numbers below are no result."
 
 
-def read_csv(path: Path) -> list[dict[str, str]]:
+def read_csv(path: str | Path) -> list[dict[str, str]]:
     """The rows of a table, compressed or not."""
-    packed = path.read_bytes()
-    text = (gzip.decompress(packed) if path.suffix == ".gz" else packed).decode("utf-8")
+    packed = Path(path).read_bytes()
+    text = (gzip.decompress(packed) if Path(path).suffix == ".gz" else packed).decode("utf-8")
     return list(csv.DictReader(StringIO(text)))
+
+
+def write_csv(path: str | Path, lines: list[dict[str, str]]) -> None:
+    """Write rows as a table."""
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(lines[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(lines)
 
 
 def drawn(lines: list[dict[str, str]], limits: Mapping[str, int]) -> list[dict[str, str]]:
@@ -171,6 +176,21 @@ def relatives(pick: random.Random, sequence: str, n: int) -> list[str]:
     ]
 
 
+def scan_rows() -> list[dict[str, str]]:
+    """Variants of lysozyme at four positions; the label is how hydrophobic these have become."""
+    pick, places = random.Random(0), (40, 41, 42, 56)
+    letters = [pick.choices(PROTEIN.letters, k=4) for _ in range(N_SIMULATED)]
+    pairs = [dict(zip(places, each, strict=True)) for each in letters]
+    return [
+        {
+            "sequence": "".join(new.get(at, letter) for at, letter in enumerate(LYSOZYME)),
+            "label": f"{sum(HYDROPATHY[letter] for letter in new.values()) / 100:.3f}",
+            "split": split_of(at),
+        }
+        for at, new in enumerate(pairs)
+    ]
+
+
 def dna(pick: random.Random, motif: str) -> str:
     """Sixty random letters with a motif in them."""
     letters = "".join(pick.choices("ACGT", k=60))
@@ -205,6 +225,7 @@ TABLES: dict[str, Callable[[], list[dict[str, str]]]] = {
     "seq_regression": lambda: demo_rows("seq_classification", lambda seq, _: f"{sum(hydropathies(seq)[:25]) / 25:.3f}"),
     "token_classification": lambda: demo_rows("token_classification", lambda _, label: label),
     "token_regression": lambda: demo_rows("seq_classification", lambda seq, _: " ".join(map(str, hydropathies(seq)))),
+    "scan": scan_rows,
     "dna": dna_rows,
 }
 SEQUENCES: dict[str, Callable[[random.Random], list[str]]] = {

@@ -6,10 +6,12 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from io import StringIO
 from pathlib import Path
 from typing import Any
+
+from plft.plots import HEIGHT, WIDTH, Line, line_chart
 
 QUIET = {"COLUMNS": "110", "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
 PICTURES = "picture-{}.svg"  # of a script, which has nowhere to show them
@@ -59,6 +61,32 @@ def picture(drawn: Any) -> None:
     number = next(n for n in range(1, 1000) if not Path(PICTURES.format(n)).exists())
     Path(PICTURES.format(number)).write_text(text, encoding="utf-8")
     print(f"Picture: {Path(PICTURES.format(number)).resolve()}")
+
+
+STYLE = """<style>
+text { font: 12px sans-serif; fill: #444 } .grid { stroke: #ddd }
+.line { stroke-width: 2; fill: none } .dots { stroke-width: 6; stroke-linecap: round }
+.s0 { stroke: #0072b2 } .s1 { stroke: #d55e00 } .s2 { stroke: #00795a } .s3 { stroke: #b0568c } .s4 { stroke: #b57a00 }
+.key { stroke: none; font-weight: 600 } text.s0 { fill: #0072b2 } text.s1 { fill: #d55e00 } text.s2 { fill: #00795a }
+text.s3 { fill: #b0568c } text.s4 { fill: #b57a00 }
+</style>"""
+
+
+def curves(lines: Mapping[str, Sequence[tuple[float, float]]], titles: tuple[str, str], summary: str) -> None:
+    """Show curves, each a name with its points, and their names below in the same colours.
+
+    titles: of the axes.  summary: what the picture shows, in words.
+    """
+    drawn = [Line(name, *zip(*points, strict=True), with_marks=True) for name, points in lines.items()]
+    chart = str(line_chart(drawn, titles, summary))
+    names = "".join(
+        f'<text class="key s{at}" x="60" y="{HEIGHT + 14 + 18 * at}">{name}</text>' for at, name in enumerate(lines)
+    )
+    height, start = HEIGHT + 18 * len(lines) + 6, chart.index(">") + 1
+    head = chart[:start].replace(f"{WIDTH} {HEIGHT}", f"{WIDTH} {height}")
+    head = head.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" width="560" ')
+    paper = f'<rect width="{WIDTH}" height="{height}" fill="#ffffff"/>'  # so that it reads on a dark page too
+    picture(f"{head}{STYLE}{paper}{chart[start:].removesuffix('</svg>')}{names}</svg>\n")
 
 
 def svg_of(drawn: Any) -> str:
