@@ -59,10 +59,10 @@ data.write_csv(gb1.file, [{**row, "sequence": row["sequence"][around]} for row i
 
 # %%
 files = " ".join(each.file for each in (gb1, sites, disorder, structure))
-settings = f"--set training.epochs={gb1.either(5, 1)} --set training.learning_rate=1e-3 --set data.missing=999"
+settings = f"--set training.epochs={gb1.either(5, 1)} --set training.learning_rate=1e-3"
 show.command(
     f"plft compare {files} --models builtin:protein,scratch:esm2-6x160x5,scratch:tiny-protbert --tunes head,full "
-    f"--seeds 1 {settings} --out comparison"
+    f"""--seeds 1 {settings} --set data.missing="'999'" --out comparison"""
 )
 
 # %% [markdown]

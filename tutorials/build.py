@@ -171,7 +171,7 @@ def shown(output: Any) -> tuple[str, str]:
 def readable(printed: str) -> str:
     """Printed text without colours, folders of this machine, and what a progress bar wrote over."""
     plain = re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", printed).replace(f"{BUILD / 'runs'}/", "")
-    lines = [line.rstrip("\r").rpartition("\r")[2].rstrip() for line in plain.splitlines()]
+    lines = [line.rstrip("\r").rpartition("\r")[2].rstrip() for line in plain.split("\n")]
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip("\n")
 
 

@@ -230,7 +230,9 @@ TABLES: dict[str, Callable[[], list[dict[str, str]]]] = {
 }
 SEQUENCES: dict[str, Callable[[random.Random], list[str]]] = {
     "proteins": lambda pick: [each.sequence for each in demo_records(n=300)],
+    "other_proteins": lambda pick: [each.sequence for each in demo_records(n=60, seed=1)],
     "family": lambda pick: relatives(pick, LYSOZYME, 80),
+    "other_family": lambda pick: relatives(pick, LYSOZYME, 20),
     "dna": lambda pick: [dna(pick, "TATAAAAG") for _ in range(300)],
 }
 

@@ -5,11 +5,14 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 FILE = "rows.json"
 
@@ -71,3 +74,15 @@ def of_run(
 def with_interval(name: str, score: Mapping[str, float]) -> str:
     """ "mcc 0.683 (0.459 to 0.880)"."""
     return f"{name} {score['value']:.3f} ({score['low']:.3f} to {score['high']:.3f})"
+
+
+def perplexity(scores: str | Path) -> str:
+    """Perplexity per residue over a file that `plft score-lm` wrote, with its bootstrap interval over sequences."""
+    with open(scores, encoding="utf-8") as file:
+        lines = [line for line in csv.DictReader(file) if float(line["nll"]) > 0]
+    nll = np.array([float(line["nll"]) for line in lines])
+    per_residue = np.array([float(line.get("perplexity_per_residue") or line["perplexity"]) for line in lines])
+    residues = nll / np.log(per_residue)
+    picks = np.random.default_rng(0).integers(len(lines), size=(1000, len(lines)))
+    low, high = np.quantile(np.exp(nll[picks].sum(1) / residues[picks].sum(1)), (0.025, 0.975))
+    return f"{np.exp(nll.sum() / residues.sum()):.2f} ({low:.2f} to {high:.2f})"
