@@ -269,9 +269,9 @@ show.picture(figures.intervals(drawn, "ROC-AUC"))
 #   than not with folds by chance (0.73), and worth no more than a coin with families apart (0.53). For a protein
 #   unlike those in the set the `families` figures are the ones to expect.
 # - **Something is learned**: intervals of the better methods stay above 0.5 even there.
-# - **Which method is best cannot be said.** The heat map gives the difference of LoRA to the frozen model with its
-#   *p* value, and the intervals of models and baselines overlap widely. ProtT5 may be better than all of them; 50
-#   sequences cannot show it. Some thousand could, and so could this comparison with `--models prott5-xl`.
+# - **Neither way of training is above the best baseline**, which counts words of residues. What LoRA adds to the frozen
+#   model is in the heat map with its *p* value. ProtT5 may be better than all of them, but 50 sequences cannot show it.
+#   This comparison with `--models prott5-xl` on all 251 could.
 #
 # ## For the results page
 

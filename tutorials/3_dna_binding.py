@@ -160,8 +160,8 @@ show.command(
 #
 # None of them beats the baseline there. Models that see every letter, with convolutions that look for motifs, are ahead
 # of the one that reads pieces; among the others the differences are within chance. The model of the last row is trained
-# here, for three epochs: it is the smallest, and what it learns holds for both strands. With a network and a GPU this is
-# the place of a published model.
+# here, for three epochs: it is the smallest, and what it learns holds for both strands. With a network and a GPU this
+# is the place of a published model.
 
 # %%
 lines = data.read_csv(sites.file)
