@@ -160,7 +160,17 @@ def test_simulated_data_is_taken_and_said_where_the_published_is_missing(data, c
         assert {row["split"] for row in data.read_csv(found.file)} == {"train", "valid", "test"}
     for kind in data.SEQUENCES:
         assert Path(data.sequences("set/real.fasta", kind).file).read_text().startswith(">")
-    assert capsys.readouterr().out.count("no result") == len(data.TABLES) + len(data.SEQUENCES)
+    for kind in data.FOLDERS:
+        parts = sorted(Path(data.folder("set/real", kind).file).iterdir())
+        assert [part.name for part in parts] == ["test_sequences.fasta", "train_sequences.fasta"]
+    assert capsys.readouterr().out.count("no result") == len(data.TABLES) + len(data.SEQUENCES) + len(data.FOLDERS)
+
+
+def test_simulated_sites_have_a_tyrosine_in_the_middle_and_a_label_in_the_header(data):
+    for text in data.sites().values():
+        headers, windows = text.splitlines()[::2], text.splitlines()[1::2]
+        assert {header.split()[1] for header in headers} == {"LABEL=0", "LABEL=1"}
+        assert {(len(window), window[16]) for window in windows} == {(33, "Y")}
 
 
 def test_a_workplace_is_empty(data, tmp_path):
