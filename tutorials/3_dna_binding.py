@@ -262,7 +262,7 @@ rows.record(
     sites.is_real,
     "Transcription-factor binding, GUE tf_0",
     "Mistral-DNA 17M, 4 bits + LoRA, Galaxy tutorial .628; DNABERT-2 (117M) .720; "
-    f"k-mer logistic regression .675 (words of 3 to 5), {baseline.metrics['mcc'].value:.3f} here; minus that "
+    f"not published: k-mer logistic regression {baseline.metrics['mcc'].value:.3f} here; minus that "
     f"{gain.value:+.3f} ({gain.low:+.3f} to {gain.high:+.3f})",
     **trained
     | {
