@@ -182,12 +182,17 @@ def described(svg: str) -> str:
 
 
 def write_index() -> None:
-    """Write the list of the tutorials that have a page."""
-    pages = [path.stem for path in tutorials() if (PAGES / f"{path.stem}.md").exists()]
-    rows = [f"| [{title_of(name)}]({name}.md) | `tutorials/{name}.py` | {minutes_of(name)} |" for name in pages]
-    tree = "\n".join(["```{toctree}", ":hidden:", "", *pages, "```"])
+    """Write the list of the tutorials; those that have a page are linked."""
+    rows, pages = [], []
+    for name in [path.stem for path in tutorials()]:
+        has_page = (PAGES / f"{name}.md").exists()
+        pages += [name] if has_page else []
+        title = f"[{title_of(name)}]({name}.md)" if has_page else title_of(name)
+        rows.append(f"| {title} | `tutorials/{name}.py` | {minutes_of(name)} |")
     table = "\n".join(["| tutorial | file | minutes |", "|---|---|---|", *rows])
-    (PAGES / "index.md").write_text(f"{INDEX}\n{table}\n\n{tree}\n", encoding="utf-8")
+    tree = "\n".join(["", "```{toctree}", ":hidden:", "", *pages, "```", ""]) if pages else ""
+    PAGES.mkdir(exist_ok=True)
+    (PAGES / "index.md").write_text(f"{INDEX}\n{table}\n{tree}", encoding="utf-8")
 
 
 INDEX = """<!-- Written by tutorials/build.py -->
