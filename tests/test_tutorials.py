@@ -107,7 +107,7 @@ def test_recorded_rows_are_of_published_data_and_whole(build):
 
 
 def test_a_notebook_becomes_a_page_with_its_output_and_its_pictures(build):
-    text = "# %% [markdown]\n# # Title\n# [x](../docs/models.md)\n\n# %%\nprint(1)\n"
+    text = "# %% [markdown]\n# # Title\n# [x](../docs/models.md), [y](1_a.py)\n\n# %%\nprint(1)\n"
     notebook = jupytext.reads(text, "py:percent")
     from nbformat.v4 import new_output
 
@@ -121,7 +121,7 @@ def test_a_notebook_becomes_a_page_with_its_output_and_its_pictures(build):
     page, pictures = build.page_of(notebook, "9_x")
     assert pictures == {"9_x-1.svg": svg + "\n"}
     code, printed = "```python\nprint(1)\n```", "```text\nbar 2\nred\n```"
-    blocks = ["# Title\n[x](../models.md)", code, printed, "![A (b) c](9_x-1.svg)", "| a |"]
+    blocks = ["# Title\n[x](../models.md), [y](1_a.md)", code, printed, "![A (b) c](9_x-1.svg)", "| a |"]
     assert page.endswith("\n\n".join(blocks) + "\n")
 
 

@@ -137,9 +137,9 @@ def page_of(notebook: Any, name: str) -> tuple[str, dict[str, str]]:
 
 
 def source_of(cell: Any) -> str:
-    """The source of a cell as it stands on the page; links into docs/ lead from the page's folder."""
+    """The source of a cell as it stands on the page, where links into docs/ and to other tutorials lead to pages."""
     if cell.cell_type == "markdown":
-        return str(cell.source).replace("](../docs/", "](../")
+        return re.sub(r"\]\((\d\w+)\.py\)", r"](\1.md)", str(cell.source)).replace("](../docs/", "](../")
     return f"```python\n{cell.source}\n```"
 
 
