@@ -78,7 +78,13 @@ def run(notebook: Any, name: str) -> tuple[float, float]:
     runs.mkdir(parents=True, exist_ok=True)
     paths = [str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])]
     os.environ |= {"PLFT_TUTORIALS": str(runs), "PYTHONPATH": os.pathsep.join(paths)}
-    client = NotebookClient(notebook, timeout=None, kernel_name="python3", resources={"metadata": {"path": str(runs)}})
+    client = NotebookClient(
+        notebook,
+        timeout=None,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(runs)}},
+        extra_arguments=["--log-level=ERROR"],
+    )
     total, started, used = len(notebook.cells), time.monotonic(), processor_seconds()
     client.on_cell_start = lambda cell, cell_index: report(name, cell, cell_index, total, time.monotonic() - started)
     try:
