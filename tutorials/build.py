@@ -40,6 +40,7 @@ def main() -> None:
         wall, processor = (sum(each) for each in zip(*spent, strict=True))
         print(f"{len(spent)} tutorials in {wall:.1f} minutes, {processor:.1f} of processor time; notebooks in {BUILD}")
     write_results()
+    write_missing_pages()
     write_index()
 
 
@@ -188,17 +189,24 @@ def described(svg: str) -> str:
 
 
 def write_index() -> None:
-    """Write the list of the tutorials; those that have a page are linked."""
-    rows, pages = [], []
-    for name in [path.stem for path in tutorials()]:
-        has_page = (PAGES / f"{name}.md").exists()
-        pages += [name] if has_page else []
-        title = f"[{title_of(name)}]({name}.md)" if has_page else title_of(name)
-        rows.append(f"| {title} | `tutorials/{name}.py` | {minutes_of(name)} |")
+    """Write the list of the tutorials."""
+    names = [path.stem for path in tutorials()]
+    rows = [f"| [{title_of(name)}]({name}.md) | `tutorials/{name}.py` | {minutes_of(name)} |" for name in names]
     table = "\n".join(["| tutorial | file | minutes |", "|---|---|---|", *rows])
-    tree = "\n".join(["", "```{toctree}", ":hidden:", "", *pages, "```", ""]) if pages else ""
+    tree = "\n".join(["```{toctree}", ":hidden:", "", *names, "```"])
+    (PAGES / "index.md").write_text(f"{INDEX}\n{table}\n\n{tree}\n", encoding="utf-8")
+
+
+def write_missing_pages() -> None:
+    """Write a page without output for every tutorial that was not run on published data yet, so that links lead on."""
     PAGES.mkdir(exist_ok=True)
-    (PAGES / "index.md").write_text(f"{INDEX}\n{table}\n{tree}", encoding="utf-8")
+    for path in tutorials():
+        if not (ROWS / f"{path.stem}.json").exists():
+            text, _ = page_of(jupytext.read(path), path.stem)
+            (PAGES / f"{path.stem}.md").write_text(text + NOT_RUN, encoding="utf-8")
+
+
+NOT_RUN = "\nThis page shows no output yet: `PLFT_DATA=folder make tutorials` runs it on published data.\n"
 
 
 INDEX = """<!-- Written by tutorials/build.py -->
