@@ -163,6 +163,14 @@ def test_simulated_data_is_taken_and_said_where_the_published_is_missing(data, c
     assert capsys.readouterr().out.count("no result") == len(data.TABLES) + len(data.SEQUENCES)
 
 
+def test_of_a_published_fasta_file_some_or_all_sequences_are_taken(data, tmp_path, monkeypatch):
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set/real.fasta").write_text("".join(f">{at}\n{'ACDEF' * (at + 3)}\n" for at in range(9)))
+    monkeypatch.setattr(data, "DATA", tmp_path)
+    assert Path(data.sequences("set/real.fasta", "family").file).read_text().count(">") == 9
+    assert Path(data.sequences("set/real.fasta", "family", rows=4).file).read_text().count(">") == 4
+
+
 def test_a_workplace_is_empty(data, tmp_path):
     data.workplace("x")
     Path("left").touch()
