@@ -259,7 +259,11 @@ def write_results() -> None:
 def results_part() -> str:
     """The tutorials' part of docs/results.md."""
     lines = [line_of(name, row) for name, content in recorded().items() for row in content["rows"]]
-    return "\n".join(["<!-- tutorials -->", TUTORIALS, *lines, "<!-- end of tutorials -->", ""])
+    table = "\n".join([TUTORIALS, *lines]) if lines else NOTHING
+    return f"<!-- tutorials -->\n{table}\n<!-- end of tutorials -->\n"
+
+
+NOTHING = "## Tutorials\n\nThe [tutorials](tutorials/index.md) were not run on published data yet."
 
 
 TUTORIALS = """## Tutorials
