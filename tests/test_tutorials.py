@@ -107,7 +107,7 @@ def test_recorded_rows_are_of_published_data_and_whole(build):
 
 
 def test_a_notebook_becomes_a_page_with_its_output_and_its_pictures(build):
-    text = "# %% [markdown]\n# # Title\n# [x](../docs/models.md)\n\n# %%\nprint(1)\n"
+    text = "# %% [markdown]\n# # Title\n# [x](../docs/models.md), [y](1_a.py)\n\n# %%\nprint(1)\n"
     notebook = jupytext.reads(text, "py:percent")
     from nbformat.v4 import new_output
 
@@ -121,7 +121,7 @@ def test_a_notebook_becomes_a_page_with_its_output_and_its_pictures(build):
     page, pictures = build.page_of(notebook, "9_x")
     assert pictures == {"9_x-1.svg": svg + "\n"}
     code, printed = "```python\nprint(1)\n```", "```text\nbar 2\nred\n```"
-    blocks = ["# Title\n[x](../models.md)", code, printed, "![A (b) c](9_x-1.svg)", "| a |"]
+    blocks = ["# Title\n[x](../models.md), [y](1_a.md)", code, printed, "![A (b) c](9_x-1.svg)", "| a |"]
     assert page.endswith("\n\n".join(blocks) + "\n")
 
 
@@ -171,6 +171,14 @@ def test_simulated_sites_have_a_tyrosine_in_the_middle_and_a_label_in_the_header
         headers, windows = text.splitlines()[::2], text.splitlines()[1::2]
         assert {header.split()[1] for header in headers} == {"LABEL=0", "LABEL=1"}
         assert {(len(window), window[16]) for window in windows} == {(33, "Y")}
+
+
+def test_of_a_published_fasta_file_some_or_all_sequences_are_taken(data, tmp_path, monkeypatch):
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set/real.fasta").write_text("".join(f">{at}\n{'ACDEF' * (at + 3)}\n" for at in range(9)))
+    monkeypatch.setattr(data, "DATA", tmp_path)
+    assert Path(data.sequences("set/real.fasta", "family").file).read_text().count(">") == 9
+    assert Path(data.sequences("set/real.fasta", "family", rows=4).file).read_text().count(">") == 4
 
 
 def test_a_workplace_is_empty(data, tmp_path):

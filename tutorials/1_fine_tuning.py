@@ -128,7 +128,7 @@ for way, (network, rate) in ways.items():
         train_dataset=sets["train"],
         eval_dataset=sets["validation"],
         output_dir=f"by-hand-{way}",
-        num_train_epochs=gb1.either(4, 1),
+        num_train_epochs=gb1.either(3, 1),
         per_device_train_batch_size=32,
         learning_rate=rate,
         save_strategy="no",
@@ -245,9 +245,9 @@ print("With neighbours:", rows.with_interval(metric, run.metrics["splits"]["test
 # once with an interval, and trains simple baselines on the same sequences, so that you see what fine-tuning added.
 
 # %%
-epochs = gb1.either(8, 1)
+epochs = gb1.either(6, 1)
 settings = f"--tune full --learning-rate 5e-4 --epochs {epochs} --set training.early_stopping=null"
-show.command(f"plft train site.csv --model builtin:protein {settings} --out full")
+show.command(f"plft train site.csv --model builtin:protein {settings} --set baselines.minutes=1 --out full")
 
 # %%
 data.write_csv("new.csv", [{"sequence": row["sequence"]} for row in data.read_csv("site.csv")[:3]])

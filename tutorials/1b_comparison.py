@@ -111,5 +111,5 @@ published = {
 }
 for name, others in published.items():
     (folder,) = Path("comparison/runs", name).glob("*builtin*/full/seed-0")
-    title = f"{name.replace('_', ' ').capitalize()}, sample, fully fine-tuned in a comparison"
+    title = f"{name.replace('_', ' ').replace('gb1', 'GB1')} (sample), full, in a comparison"
     rows.record(gb1.is_real, title, others, **rows.of_run(folder))

@@ -40,6 +40,7 @@ def main() -> None:
         wall, processor = (sum(each) for each in zip(*spent, strict=True))
         print(f"{len(spent)} tutorials in {wall:.1f} minutes, {processor:.1f} of processor time; notebooks in {BUILD}")
     write_results()
+    write_missing_pages()
     write_index()
 
 
@@ -78,7 +79,13 @@ def run(notebook: Any, name: str) -> tuple[float, float]:
     runs.mkdir(parents=True, exist_ok=True)
     paths = [str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])]
     os.environ |= {"PLFT_TUTORIALS": str(runs), "PYTHONPATH": os.pathsep.join(paths)}
-    client = NotebookClient(notebook, timeout=None, kernel_name="python3", resources={"metadata": {"path": str(runs)}})
+    client = NotebookClient(
+        notebook,
+        timeout=None,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(runs)}},
+        extra_arguments=["--log-level=ERROR"],
+    )
     total, started, used = len(notebook.cells), time.monotonic(), processor_seconds()
     client.on_cell_start = lambda cell, cell_index: report(name, cell, cell_index, total, time.monotonic() - started)
     try:
@@ -137,9 +144,9 @@ def page_of(notebook: Any, name: str) -> tuple[str, dict[str, str]]:
 
 
 def source_of(cell: Any) -> str:
-    """The source of a cell as it stands on the page; links into docs/ lead from the page's folder."""
+    """The source of a cell as it stands on the page, where links into docs/ and to other tutorials lead to pages."""
     if cell.cell_type == "markdown":
-        return str(cell.source).replace("](../docs/", "](../")
+        return re.sub(r"\]\((\d\w+)\.py\)", r"](\1.md)", str(cell.source)).replace("](../docs/", "](../")
     return f"```python\n{cell.source}\n```"
 
 
@@ -182,12 +189,24 @@ def described(svg: str) -> str:
 
 
 def write_index() -> None:
-    """Write the list of the tutorials that have a page."""
-    pages = [path.stem for path in tutorials() if (PAGES / f"{path.stem}.md").exists()]
-    rows = [f"| [{title_of(name)}]({name}.md) | `tutorials/{name}.py` | {minutes_of(name)} |" for name in pages]
-    tree = "\n".join(["```{toctree}", ":hidden:", "", *pages, "```"])
+    """Write the list of the tutorials."""
+    names = [path.stem for path in tutorials()]
+    rows = [f"| [{title_of(name)}]({name}.md) | `tutorials/{name}.py` | {minutes_of(name)} |" for name in names]
     table = "\n".join(["| tutorial | file | minutes |", "|---|---|---|", *rows])
+    tree = "\n".join(["```{toctree}", ":hidden:", "", *names, "```"])
     (PAGES / "index.md").write_text(f"{INDEX}\n{table}\n\n{tree}\n", encoding="utf-8")
+
+
+def write_missing_pages() -> None:
+    """Write a page without output for every tutorial that was not run on published data yet, so that links lead on."""
+    PAGES.mkdir(exist_ok=True)
+    for path in tutorials():
+        if not (ROWS / f"{path.stem}.json").exists():
+            text, _ = page_of(jupytext.read(path), path.stem)
+            (PAGES / f"{path.stem}.md").write_text(text + NOT_RUN, encoding="utf-8")
+
+
+NOT_RUN = "\nThis page shows no output yet: `PLFT_DATA=folder make tutorials` runs it on published data.\n"
 
 
 INDEX = """<!-- Written by tutorials/build.py -->
@@ -240,7 +259,11 @@ def write_results() -> None:
 def results_part() -> str:
     """The tutorials' part of docs/results.md."""
     lines = [line_of(name, row) for name, content in recorded().items() for row in content["rows"]]
-    return "\n".join(["<!-- tutorials -->", TUTORIALS, *lines, "<!-- end of tutorials -->", ""])
+    table = "\n".join([TUTORIALS, *lines]) if lines else NOTHING
+    return f"<!-- tutorials -->\n{table}\n<!-- end of tutorials -->\n"
+
+
+NOTHING = "## Tutorials\n\nThe [tutorials](tutorials/index.md) were not run on published data yet."
 
 
 TUTORIALS = """## Tutorials

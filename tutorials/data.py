@@ -20,6 +20,7 @@ from typing import Any
 
 from plft.alphabet import PROTEIN
 from plft.builtin.demo import BACKGROUND, demo_records
+from plft.records import read_records
 
 DATA = Path(os.environ["PLFT_DATA"]).resolve() if os.environ.get("PLFT_DATA") else None
 RUNS = Path(os.environ.get("PLFT_TUTORIALS", "tutorial-runs")).resolve()
@@ -69,17 +70,29 @@ def table(published: str, simulated: str, rows: Mapping[str, int] | None = None,
     return said(Data(file, path is not None, sentence))
 
 
-def sequences(published: str, simulated: str) -> Data:
-    """A FASTA file in the current folder: a link to the one below PLFT_DATA, or a simulated one (see `SEQUENCES`)."""
+def sequences(published: str, simulated: str, rows: int | None = None) -> Data:
+    """A FASTA file in the current folder: a link to the one below PLFT_DATA, or a simulated one (see `SEQUENCES`).
+
+    rows: at most so many of its sequences, drawn at random, always the same ones.
+    """
     path = find(published)
-    if path:
-        link = Path(published.replace("/", "-"))
-        link.symlink_to(path)  # so that no page shows where the data lies
-        return said(Data(str(link), True, published))
-    name = f"simulated_{simulated}.fasta"
-    made = SEQUENCES[simulated](random.Random(simulated))
-    Path(name).write_text("".join(f">{simulated}{at}\n{each}\n" for at, each in enumerate(made)), encoding="utf-8")
-    return said(Data(name, False, missing(published)))
+    if path is None:
+        made = SEQUENCES[simulated](random.Random(simulated))
+        return said(Data(write_fasta(f"simulated_{simulated}.fasta", made), False, missing(published)))
+    name = published.replace("/", "-")
+    if rows is None:
+        Path(name).symlink_to(path)  # so that no page shows where the data lies
+        return said(Data(name, True, published))
+    found = [each.sequence for each in read_records(path, labelled=False)]
+    kept = random.Random(0).sample(found, min(rows, len(found)))
+    file = write_fasta(f"{rows}-of-{name.removesuffix('.gz')}", kept)
+    return said(Data(file, True, f"{published}: {len(kept):,} of {len(found):,}"))
+
+
+def write_fasta(name: str, sequences: list[str]) -> str:
+    """Write sequences with numbers for names; returns the file's name."""
+    Path(name).write_text("".join(f">{at}\n{each}\n" for at, each in enumerate(sequences)), encoding="utf-8")
+    return name
 
 
 def folder(published: str, simulated: str) -> Data:

@@ -11,6 +11,8 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+from markupsafe import escape
+
 from plft.plots import HEIGHT, WIDTH, Line, line_chart
 
 QUIET = {"COLUMNS": "110", "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
@@ -80,7 +82,8 @@ def curves(lines: Mapping[str, Sequence[tuple[float, float]]], titles: tuple[str
     drawn = [Line(name, *zip(*points, strict=True), with_marks=True) for name, points in lines.items()]
     chart = str(line_chart(drawn, titles, summary))
     names = "".join(
-        f'<text class="key s{at}" x="60" y="{HEIGHT + 14 + 18 * at}">{name}</text>' for at, name in enumerate(lines)
+        f'<text class="key s{at}" x="60" y="{HEIGHT + 14 + 18 * at}">{escape(name)}</text>'
+        for at, name in enumerate(lines)
     )
     height, start = HEIGHT + 18 * len(lines) + 6, chart.index(">") + 1
     head = chart[:start].replace(f"{WIDTH} {HEIGHT}", f"{WIDTH} {height}")
