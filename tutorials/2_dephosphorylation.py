@@ -164,9 +164,9 @@ show.table(
 # ## Is it better than something simple?
 #
 # The notebook has no baseline. ProtT5 has an accuracy of 0.74; a logistic regression on the letters at each position,
-# which plft trains below, has 0.72. That is 37 against 36 of 50 sequences. One sequence more is the smallest difference there can be, and no test finds anything in
-# it: McNemar's test looks at the sequences that only one of the two has right, one more on the one side than on the
-# other, and its *p* value is 1 whatever their number.
+# which plft trains below, has 0.72. That is 37 against 36 of 50 sequences. One sequence more is the smallest
+# difference there can be, and no test finds anything in it: McNemar's test looks at the sequences that only one of
+# the two has right, one more on the one side than on the other, and its *p* value is 1 whatever their number.
 #
 # For our model the comparison is paired, sequence by sequence: both are scored on each of 1,000 resamples of the test
 # sequences, and the interval is that of their difference.
