@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test test-all check format docs dist constraints bench clean
+.PHONY: demo test test-all check format docs tutorials dist constraints bench clean
 
 # Creating the environment again over a half-made one repairs it.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -47,6 +47,14 @@ docs: $(VENV)/.docs-installed
 	$(BIN)/python -m sphinx -q -W --keep-going -b html docs build/docs
 	@echo "The first page is build/docs/index.html"
 
+$(VENV)/.tutorials-installed: $(VENV)/.installed
+	@$(PIP) install --quiet -c constraints.txt -e ".[dev,tutorials]"
+	@touch $@
+
+# PLFT_DATA=folder make tutorials    runs them on published data and writes their pages.
+tutorials: $(VENV)/.tutorials-installed
+	$(BIN)/python tutorials/build.py
+
 # An sdist, and the wheel that is built from it.
 dist:
 	$(PYTHON) -m venv build/packaging
@@ -59,7 +67,7 @@ bench: $(VENV)/.installed
 # The newest versions that pyproject.toml allows, found in a fresh environment.
 constraints:
 	rm -rf build/fresh && $(PYTHON) -m venv build/fresh
-	build/fresh/bin/python -m pip install --quiet -e ".[dev,docs]"
+	build/fresh/bin/python -m pip install --quiet -e ".[dev,docs,tutorials]"
 	grep '^#' constraints.txt > build/constraints.txt
 	build/fresh/bin/python -m pip freeze --all | grep -v -E '^(#|-e |plft==|pip==)' | sed 's/+[a-z0-9.]*$$//' >> build/constraints.txt
 	mv build/constraints.txt constraints.txt

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PAGE = Path(__file__).parents[1] / "docs" / "results.md"
+TUTORIALS = re.compile(r"<!-- tutorials -->\n.*?<!-- end of tutorials -->\n", re.DOTALL)  # tutorials/build.py writes it
 
 
 @dataclass(frozen=True)
@@ -146,12 +148,12 @@ def cells(row: Row, runs: Path) -> str:
 
 HEADER = """# Results on published data sets
 
-Every row was trained from random weights (`scratch:`), before plft had pretrained models of its own; the point of this
-page is that the whole path from file to scored predictions works on real data, with the splits the data sets come with
-(a validation part is set aside from training where they have none). Intervals are 95 % bootstrap intervals over
-sequences. Minutes are for train + evaluate + predict on one thread of a 2-core CPU (Intel Xeon without bf16) that was
-also doing other work. Published figures are those of the data sets' papers and benchmarks; "random-init" is the
-comparable one. On tf_0 the linear k-mer model, .675, was not beaten; one run and one seed per row.
+Every row of the first table was trained from random weights (`scratch:`), before plft had pretrained models of its own;
+the point of this page is that the whole path from file to scored predictions works on real data, with the splits the
+data sets come with (a validation part is set aside from training where they have none). Intervals are 95 % bootstrap
+intervals over sequences. Minutes are for train + evaluate + predict on one thread of a 2-core CPU (Intel Xeon without
+bf16) that was also doing other work. Published figures are those of the data sets' papers and benchmarks; "random-init"
+is the comparable one. On tf_0 the linear k-mer model, .675, was not beaten; one run and one seed per row.
 
 | data | train / test sequences | model | minutes | result | published |
 |---|---|---|---|---|---|
@@ -166,7 +168,7 @@ Run from the folder of the data sets; `python benchmarks/results.py DATA_FOLDER 
 
 
 def write_page(runs: Path) -> None:
-    """Write docs/results.md from the finished runs."""
+    """Write docs/results.md from the finished runs; the tutorials' part of it stays."""
     done = [row for row in ROWS if (runs / f"{row.name}.json").exists()]
     lines = [cells(row, runs) for row in done]
     blocks = [f"### {row.title}\n\n<!-- not run: needs the data set -->\n```bash\n" for row in done]
@@ -174,7 +176,9 @@ def write_page(runs: Path) -> None:
         block + "\n".join(commands(row, row.data, row.name)) + "\n```\n"
         for block, row in zip(blocks, done, strict=True)
     ]
-    PAGE.write_text(HEADER + "\n".join(lines) + "\n\n" + COMMANDS + "\n".join(texts))
+    kept = TUTORIALS.search(PAGE.read_text())
+    assert kept is not None, f"{PAGE} has no part for the tutorials"
+    PAGE.write_text(HEADER + "\n".join(lines) + f"\n\n{kept[0]}\n" + COMMANDS + "\n".join(texts))
 
 
 def main() -> None:

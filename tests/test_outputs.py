@@ -42,6 +42,13 @@ def test_outputs_of_any_shape_come_back_as_they_were(tmp_path: Path) -> None:
             assert ours[0].dtype == theirs[0].dtype
 
 
+def test_outputs_may_be_laid_out_by_columns(tmp_path: Path) -> None:
+    outputs = [np.asfortranarray(np.arange(n * 3.0).reshape(n, 3)) for n in (4, 2)]
+    write_outputs(tmp_path / "a.safetensors", outputs, [np.arange(4), np.arange(2)])
+    found, _ = read_outputs(tmp_path / "a.safetensors")
+    assert all(np.array_equal(*pair) for pair in zip(found, outputs, strict=True))
+
+
 def test_a_missing_or_damaged_file_is_said(tmp_path: Path) -> None:
     with pytest.raises(PlftError, match="is missing"):
         read_outputs(tmp_path / "none.safetensors")

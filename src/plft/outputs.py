@@ -25,7 +25,8 @@ def write_outputs(file: Path, outputs: Arrays, targets: Arrays) -> None:
     """
     tensors = {}
     for name, arrays in (("outputs", outputs), ("targets", targets)):
-        tensors[name] = torch.from_numpy(np.concatenate([np.atleast_1d(each) for each in arrays]))
+        joined = np.concatenate([np.atleast_1d(each) for each in arrays])
+        tensors[name] = torch.from_numpy(np.ascontiguousarray(joined))  # arrays in Fortran's order stay so when joined
         tensors[f"{name}_lengths"] = torch.tensor([len(each) if each.ndim else SCALAR for each in arrays])
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(f".{file.name}.part")
