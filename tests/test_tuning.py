@@ -156,6 +156,22 @@ def test_bottleneck_adapters_start_as_the_identity(family: str) -> None:
     torch.testing.assert_close(adapted(**inputs).last_hidden_state, plain(**inputs).last_hidden_state)
 
 
+@pytest.mark.parametrize(
+    ("method", "width", "rate"),
+    [
+        ("full", 1280, 3e-5),
+        ("full", 160, 2.4e-4),  # 8 times as narrow: 8 times the rate
+        ("full", 5120, 3e-5),
+        ("lora", 1280, 5e-4),
+        ("lora", 320, 1e-3),  # 4 times as narrow: twice the rate
+        ("head", 160, 1e-3),
+    ],
+)
+def test_narrower_pretrained_backbones_are_tuned_at_larger_rates(method, width, rate):
+    assert METHODS[method].rate(width, is_scratch=False) == pytest.approx(rate)
+    assert METHODS[method].rate(width, is_scratch=True) == METHODS[method].scratch_learning_rate
+
+
 # --- names
 
 

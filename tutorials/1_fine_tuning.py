@@ -203,7 +203,8 @@ show.table(("data", "task", "on 60 test sequences or fewer, 95 % interval"), lin
 #
 # Columns of your table can reach the head as arguments. Here each residue comes with one neighbour in a graph, and the
 # head mixes what it knows of the two. The graph is that of a helix, where residue i is bonded to residue i + 4; from a
-# structure you would write the residue that is nearest in space.
+# structure you would write the residue that is nearest in space. A few proteins are longer than what the model reads
+# and are cut, so a neighbour may be missing; its residue then keeps to the last one there is.
 
 # %%
 helix = kinds["secondary structure"]
@@ -223,7 +224,7 @@ class GraphHead(nn.Module):
     def forward(
         self, hidden_states: torch.Tensor, attention_mask: torch.Tensor, neighbour: torch.Tensor
     ) -> torch.Tensor:
-        places = neighbour.long().unsqueeze(-1).expand_as(hidden_states)
+        places = neighbour.long().clamp(max=hidden_states.shape[1] - 1).unsqueeze(-1).expand_as(hidden_states)
         return self.output(torch.cat([hidden_states, hidden_states.gather(1, places)], dim=-1))
 
 

@@ -348,7 +348,7 @@ def resolved(
     """The configuration with every choice made explicit."""
     method = find_method(config.tuning.method)
     row = HEADS[config.model.head]
-    chosen_rate = method.scratch_learning_rate if checkpoint.is_scratch else method.learning_rate
+    chosen_rate = method.rate(checkpoint.width, checkpoint.is_scratch)
     values = config.model_dump()
     values["task"] = task.value
     values["data"] |= {"max_residues": max_residues}

@@ -17,6 +17,8 @@ from plft.config import TuningConfig, parse_last
 from plft.errors import PlftError, unknown_name
 from plft.families import Family
 
+WIDE = 1280  # of ESM-2 650M: the learning rates below are for backbones of that width
+
 
 @dataclass(frozen=True)
 class Method:
@@ -24,6 +26,7 @@ class Method:
 
     prepare: (backbone, family, settings) -> the tuned backbone, gradients switched on where the method wants them.
     learning_rate: default peak rate for a pretrained backbone; scratch_learning_rate: for one with random weights.
+    narrowing: by this power of WIDE / width the rate of a narrower pretrained backbone is larger.
     """
 
     name: str
@@ -31,8 +34,16 @@ class Method:
     prepare: Callable[[nn.Module, Family, TuningConfig], nn.Module]
     learning_rate: float
     scratch_learning_rate: float
+    narrowing: float = 0.0
     is_peft: bool = False
     quantizes: bool = False
+
+    def rate(self, width: int, is_scratch: bool) -> float:
+        """Default peak learning rate for a backbone: the narrower, the larger the steps its weights bear (Yang et al.
+        2022, tensor programs V)."""
+        if is_scratch:
+            return self.scratch_learning_rate
+        return float(f"{self.learning_rate * max(1.0, WIDE / width) ** self.narrowing:.2g}")
 
 
 def blocks_of(backbone: nn.Module, family: Family) -> nn.ModuleList:
@@ -234,13 +245,22 @@ METHODS: dict[str, Method] = {
     row.name: row
     for row in (
         Method("head", "head only, backbone frozen", train_head_only, 1e-3, 1e-3),
-        Method("last-N", "the last N blocks and the head", train_last_blocks, 1e-4, 1e-3),
-        Method("lora", "low-rank updates", with_lora, 5e-4, 1e-3, is_peft=True),
-        Method("dora", "low-rank updates with separate magnitudes", with_dora, 5e-4, 1e-3, is_peft=True),
-        Method("qlora", "low-rank updates on a 4-bit backbone", with_lora, 5e-4, 1e-3, is_peft=True, quantizes=True),
+        Method("last-N", "the last N blocks and the head", train_last_blocks, 1e-4, 1e-3, narrowing=1),
+        Method("lora", "low-rank updates", with_lora, 5e-4, 1e-3, narrowing=0.5, is_peft=True),
+        Method("dora", "low-rank updates with separate magnitudes", with_dora, 5e-4, 1e-3, narrowing=0.5, is_peft=True),
+        Method(
+            "qlora",
+            "low-rank updates on a 4-bit backbone",
+            with_lora,
+            5e-4,
+            1e-3,
+            narrowing=0.5,
+            is_peft=True,
+            quantizes=True,
+        ),
         Method("ia3", "learned rescaling of activations", with_ia3, 3e-3, 3e-3, is_peft=True),
-        Method("adapter", "bottleneck adapters behind each block", with_bottlenecks, 5e-4, 1e-3),
-        Method("full", "every weight", train_all, 3e-5, 1e-3),
+        Method("adapter", "bottleneck adapters behind each block", with_bottlenecks, 5e-4, 1e-3, narrowing=0.5),
+        Method("full", "every weight", train_all, 3e-5, 1e-3, narrowing=1),
     )
 }
 
