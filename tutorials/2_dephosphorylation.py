@@ -18,7 +18,6 @@
 import csv
 import json
 import time
-import warnings
 from pathlib import Path
 
 import data
@@ -31,7 +30,6 @@ from plft.heads import MLPHead
 from plft.records import load_data
 from plft.tuning import apply, count_parameters
 
-warnings.filterwarnings("ignore", category=FutureWarning)
 started = time.monotonic()
 data.workplace("2_dephosphorylation")
 sites = data.folder("dephos_galaxy/raw", simulated="sites")

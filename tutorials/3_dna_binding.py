@@ -15,7 +15,6 @@
 
 # %%
 import time
-import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -35,7 +34,6 @@ from plft.metrics import Evaluation, difference, evaluate
 from plft.records import load_data
 from plft.tuning import quantization_config
 
-warnings.filterwarnings("ignore", category=FutureWarning)
 started = time.monotonic()
 data.workplace("3_dna_binding")
 sites = data.table("gue/tf_0.csv.gz", simulated="dna")

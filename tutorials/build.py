@@ -79,6 +79,7 @@ def run(notebook: Any, name: str) -> tuple[float, float]:
     runs.mkdir(parents=True, exist_ok=True)
     paths = [str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])]
     os.environ |= {"PLFT_TUTORIALS": str(runs), "PYTHONPATH": os.pathsep.join(paths)}
+    os.environ |= {"PYTHONWARNINGS": "ignore:IProgress not found"}  # a widget that nobody would see
     client = NotebookClient(
         notebook,
         timeout=None,

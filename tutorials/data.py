@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from plft.alphabet import PROTEIN
+from plft.apps.cli import quiet_libraries
 from plft.builtin.demo import BACKGROUND, demo_records
 from plft.records import read_records
 
@@ -47,7 +48,9 @@ def workplace(name: str) -> Path:
     """Make an empty folder for what a tutorial writes, and go there; returns it.
 
     name: the tutorial's file without ".py".  The folder lies in `tutorial-runs`, or where PLFT_TUTORIALS says.
+    Libraries are kept from warning of what does not concern the reader.
     """
+    quiet_libraries()
     folder = RUNS / name
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)

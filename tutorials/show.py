@@ -16,6 +16,7 @@ from markupsafe import escape
 from plft.plots import HEIGHT, WIDTH, Line, line_chart
 
 QUIET = {"COLUMNS": "110", "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
+COLOURED = ("FORCE_COLOR", "CLICOLOR_FORCE")  # set by notebooks, which cannot draw the bars of a terminal
 PICTURES = "picture-{}.svg"  # of a script, which has nowhere to show them
 
 
@@ -25,8 +26,9 @@ def command(line: str) -> None:
     assert words[0] == "plft", f"no plft command: {line}"
     print(f"$ {line}", flush=True)
     run = [sys.executable, "-m", *words]
+    environment = {name: value for name, value in os.environ.items() if name not in COLOURED} | QUIET
     with subprocess.Popen(
-        run, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8", env=os.environ | QUIET
+        run, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8", env=environment
     ) as process:
         assert process.stdout is not None
         for text in process.stdout:
