@@ -147,7 +147,8 @@ def page_of(notebook: Any, name: str) -> tuple[str, dict[str, str]]:
 def source_of(cell: Any) -> str:
     """The source of a cell as it stands on the page, where links into docs/ and to other tutorials lead to pages."""
     if cell.cell_type == "markdown":
-        return re.sub(r"\]\((\d\w+)\.py\)", r"](\1.md)", str(cell.source)).replace("](../docs/", "](../")
+        pages = re.sub(r"\]\((\d\w+)\.py\)", r"](\1.md)", str(cell.source))
+        return re.sub(r"\]\(\.\./(docs/)?", lambda found: "](../" if found[1] else "](../../", pages)
     return f"```python\n{cell.source}\n```"
 
 
