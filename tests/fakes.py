@@ -1,4 +1,4 @@
-"""Backbones whose hidden states can be read: what a token is, or what stands around it."""
+"""Backbones whose hidden states can be read, and a run that breaks off."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import TrainerCallback
 from transformers.modeling_outputs import BaseModelOutput
 
 
@@ -37,3 +38,14 @@ class Unchanged(nn.Module):
 
     def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None, **extra: Any) -> Tensor:
         return hidden_states
+
+
+class StopAt(TrainerCallback):
+    """Breaks off after a step, as a power cut would."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_begin(self, args, state, control, **_):
+        if state.global_step == self.step:
+            raise KeyboardInterrupt

@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForSeq2SeqLM, AutoTokenizer, TrainerCallback
+from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 import tiny
+from fakes import StopAt
 from plft.attention import use_packing
 from plft.budget import SETTLE, Budget
 from plft.checkpoints import resolve
@@ -189,17 +190,6 @@ def test_counted_perplexities_are_those_worked_out_by_hand(tmp_path):
 
 
 # -- runs --------------------------------------------------------------------------------------------------------------
-
-
-class StopAt(TrainerCallback):
-    """Breaks off after a step, as a power cut would."""
-
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_step_begin(self, args, state, control, **_):
-        if state.global_step == self.step:
-            raise KeyboardInterrupt
 
 
 def weights(out: Path) -> dict[str, torch.Tensor]:

@@ -10,21 +10,13 @@ import pytest
 import torch
 import torch.distributed as dist
 from safetensors.torch import load_file
-from transformers import TrainerCallback
 
+from fakes import StopAt
 from plft.config import language_model_config
 from plft.errors import PlftError
 from plft.language_run import fitting_workers, run_language_model
-from plft.together import most_workers, processes, train_together
-
-
-class StopAt(TrainerCallback):
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_step_end(self, args, state, control, **_):
-        if state.global_step == self.step:
-            raise KeyboardInterrupt
+from plft.ranks import processes
+from plft.together import most_workers, train_together
 
 
 @pytest.fixture

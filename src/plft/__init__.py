@@ -7,6 +7,7 @@ Modules, each importing only from those above it:
     labels        how a label is read: tasks, missing values, classes, numbers
     formats       tables and FASTA files -> rows                                     TABLE of readers by suffix
     tables        rows -> table files, written atomically                            TABLE of writers by suffix
+    ranks         which of several processes this one is
     records       rows -> records
     config        one run, as pydantic models; YAML in, YAML out
     audit         what is wrong with a set of records

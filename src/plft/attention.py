@@ -96,7 +96,7 @@ def packed_attention(
 
 
 def _can_spell_out(query: Tensor) -> bool:
-    """Whether matrix products and a softmax beat torch's fused kernel: bf16 on a CPU, where they take half its time."""
+    """Whether matrix products and a softmax beat torch's fused kernel: in bf16 on a CPU training takes half as long."""
     return query.device.type == "cpu" and query.dtype == torch.bfloat16
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 import time
@@ -27,6 +26,7 @@ from plft.memory import ran_out_of_memory
 from plft.outputs import write_outputs
 from plft.pipeline import train
 from plft.preparation import Prepared, Say, check_tuning, prepare, quiet
+from plft.ranks import processes
 from plft.report import CARD, write_model_card, write_report
 from plft.runfolder import read_json, write_json
 from plft.standings import BASELINES_JSON, FROZEN, Standings, is_finished
@@ -73,7 +73,7 @@ def compare(
     can put right is noted, and the others go on.  Raises PlftError for what can be checked before anything is trained,
     and for a folder that holds another comparison.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if processes() > 1:
         raise PlftError("plft compare runs in one process. Start it without torchrun.")
     files = [str(each) for each in ([data] if isinstance(data, str | Path) else data)]
     settings = load_config(config) if isinstance(config, str | Path) else dict(config or {})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -13,24 +12,21 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from plft.ranks import is_first
+
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
-def is_main() -> bool:
-    """Whether this process talks: the first, or only, one of a distributed run."""
-    return os.environ.get("RANK", "0") == "0"
-
-
 def say(sentence: str) -> None:
     """One fact for the user, on standard error so that standard output stays for results."""
-    if is_main():
+    if is_first():
         err.print(f"[dim]·[/dim] {escape(sentence)}")
 
 
 def result(text: str) -> None:
     """A line of the result, on standard output."""
-    if is_main():
+    if is_first():
         out.print(escape(text))
 
 
@@ -41,7 +37,7 @@ def fail(message: str) -> None:
 
 def as_json(content: Any) -> None:
     """Print JSON for programs."""
-    if is_main():
+    if is_first():
         sys.stdout.write(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
@@ -171,5 +167,5 @@ def progress_bar() -> Progress:
         TimeElapsedColumn(),
         console=err,
         transient=True,
-        disable=not (err.is_terminal and is_main()),
+        disable=not (err.is_terminal and is_first()),
     )

@@ -28,9 +28,9 @@ from plft.homology import IDENTITY, find_mmseqs, homologous_queries
 from plft.language_models import load_language_model
 from plft.objectives import OBJECTIVES, LanguageModelTask, Symbols, check_symbols
 from plft.pretraining import Recipe
+from plft.ranks import is_first, processes, rank
 from plft.records import read_records
 from plft.runfolder import read_json
-from plft.together import is_first, processes, rank
 from plft.training import choose_precision, has_accelerator
 from plft.tuning import count_parameters
 

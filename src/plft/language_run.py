@@ -25,8 +25,9 @@ from plft.memory import free_bytes
 from plft.ngrams import ngram_perplexities
 from plft.preparation import quiet
 from plft.pretraining import Journal, LanguageModelTrainer, Stream, arguments, mean_loss
+from plft.ranks import is_first, processes
 from plft.runfolder import check_place, new_folder, write_json, write_text
-from plft.together import is_first, most_workers, processes, train_together
+from plft.together import most_workers, train_together
 from plft.training import check_tracker, has_accelerator, last_checkpoint, leave_process_group
 
 FIRST_LOOK, LOOK, FINAL_LOOK = (

@@ -51,6 +51,7 @@ from plft.preparation import (
     quiet,
     read,
 )
+from plft.ranks import is_first, processes
 from plft.records import Columns, Record, load_data, read_records
 from plft.report import write_model_card, write_report
 from plft.runfolder import (
@@ -127,7 +128,7 @@ def train(
     can put right, before weights are loaded wherever that is possible.
     """
     folder = RunFolder(Path(out))
-    if is_main():
+    if is_first():
         check_folder(folder, resume=resume, overwrite=overwrite)
     try:
         run_training(config, folder, resume, head, say, callbacks, command)
@@ -164,7 +165,7 @@ def run_training(
         say(f"the model starts from random weights, and {config.tuning.method} leaves most of them so; full trains all")
     environment = describe(prepared, precision, (trainable, total), command)
     before = read_json(folder.environment_file) if resume and folder.environment_file.exists() else {}
-    if is_main():
+    if is_first():
         open_folder(folder, keep=resume)
         folder.write_config(config)
         if not before:
@@ -176,7 +177,7 @@ def run_training(
         trainer.train(resume_from_checkpoint=str(last) if last else None)
     state, peak = trainer.state, peak_memory()
     model = trainer.unsharded(lambda: build(prepared, head))
-    if is_main():
+    if is_first():
         save_model(folder.model, model, model_card(prepared, head), prepared.checkpoint)
         steps = {"steps": state.global_step, "epochs": round(state.epoch or 0, 2), "best_step": state.best_global_step}
         del trainer, model
@@ -185,11 +186,6 @@ def run_training(
         seconds = before.get("seconds", 0) + time.monotonic() - started
         cost = {"seconds": round(seconds, 1), "peak_memory": peak}
         finish(folder, prepared, head, environment | earlier | steps | cost, say)
-
-
-def is_main() -> bool:
-    """Whether this process writes files: the first, or only, one."""
-    return int(os.environ.get("RANK", "0")) == 0
 
 
 def check_folder(folder: RunFolder, *, resume: bool, overwrite: bool) -> None:
@@ -298,7 +294,7 @@ def describe(prepared: Prepared, precision: str, parameters: tuple[int, int], co
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "precision": precision,
         "threads": torch.get_num_threads(),
-        "processes": int(os.environ.get("WORLD_SIZE", "1")),
+        "processes": processes(),
         "data": prepared.facts | {"duplicated": prepared.facts["audit"]["duplicate_sequences"]},
         "sentences": prepared.sentences,
         "parameters": {"trainable": parameters[0], "total": parameters[1]},

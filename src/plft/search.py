@@ -8,7 +8,6 @@ like any other, which `plft train --config` repeats.
 from __future__ import annotations
 
 import gc
-import os
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,6 +28,7 @@ from plft.memory import ran_out_of_memory
 from plft.metrics import METRICS
 from plft.pipeline import Run, build, make_trainer, train
 from plft.preparation import Prepared, Say, prepare, prepare_again, quiet
+from plft.ranks import processes
 from plft.report import write_model_card, write_report
 from plft.runfolder import RunFolder, check_place, read_json, remove_run, write_json, write_text
 from plft.search_report import write_search_report
@@ -205,7 +205,7 @@ def make_budget(config: RunConfig, trials: int | None, minutes: float | None, st
 
 def check_folder(folder: SearchFolder) -> None:
     """Refuse a folder that holds something else, and several processes."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if processes() > 1:
         raise PlftError("plft tune runs in one process. Start it without torchrun or accelerate.")
     there = folder.path.exists() and (not folder.path.is_dir() or any(folder.path.iterdir()))
     if there and not folder.config_file.exists():

@@ -1,4 +1,4 @@
-"""Processes that train together: how many there are, and starting them on one machine without a launcher."""
+"""Several processes that train together, started on one machine without a launcher."""
 
 from __future__ import annotations
 
@@ -18,21 +18,6 @@ MOST_WORKERS = 8  # that are started unasked
 WORKER_BYTES = 3 * 2**30  # of free memory for each
 
 T = TypeVar("T")
-
-
-def processes() -> int:
-    """How many processes train together."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def rank() -> int:
-    """The number of this process, from 0."""
-    return int(os.environ.get("RANK", "0"))
-
-
-def is_first() -> bool:
-    """Whether this process writes: the only one, or the first of several."""
-    return rank() == 0
 
 
 def most_workers(free: int) -> int:

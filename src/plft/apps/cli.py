@@ -19,6 +19,7 @@ import typer
 from plft import __version__
 from plft.apps import comparing, language, scoring, searching, splitting
 from plft.errors import PlftError
+from plft.ranks import is_first
 
 app = typer.Typer(
     name="plft",
@@ -243,7 +244,7 @@ def run_and_show(config: Any, out: Path, *, resume: bool, overwrite: bool, json:
             callbacks=[TrainingProgress(bar)],
             command=shlex.join(["plft", *sys.argv[1:]]),
         )
-    if not console.is_main():
+    if not is_first():
         return
     metrics = run.metrics
     if json:

@@ -142,6 +142,7 @@ def _run(values: dict[str, Any], out: Path, resume: bool, overwrite: bool, json:
     from plft.apps.cli import quiet_libraries
     from plft.apps.progress import PretrainingProgress
     from plft.language_run import run_language_model
+    from plft.ranks import is_first
 
     config = _config(values, out if resume else None)
     quiet_libraries()
@@ -157,7 +158,7 @@ def _run(values: dict[str, Any], out: Path, resume: bool, overwrite: bool, json:
         )
     if json:
         console.as_json(metrics)
-    elif console.is_main():
+    elif is_first():
         console.language_model_table(metrics)
         console.result(f"\nmodel: {out}\nnext: plft train DATA --model {out} --out RUN")
 
