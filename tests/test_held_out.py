@@ -130,10 +130,42 @@ def test_a_regression_has_intervals_around_its_predictions(tmp_path: Path) -> No
     data = small_run.write_table(tmp_path / "data.csv", TaskType.SEQ_REGRESSION, n=60)
     run = train(small_run.config(data, task="seq_regression"), tmp_path / "run").path
     rows = rows_of(run / "predictions/test.csv")
-    widths = {round(float(row["high"]) - float(row["low"]), 3) for row in rows}
-    assert len(widths) == 1
-    assert all(float(row["low"]) < float(row["prediction"]) < float(row["high"]) for row in rows)
+    card = json.loads((run / "model/calibration.json").read_text())
+    reach, typical = card["conformal"]["reach"][0], card["typical_distance"]
+    assert typical == pytest.approx(
+        np.median([float(r["distance"]) for r in rows_of(run / "predictions/valid.csv")]), 1e-3
+    )
+    for row in rows:  # half of the width is the same everywhere, half grows with the distance to training
+        half = reach * (1 + float(row["distance"]) / typical) / 2
+        low, middle, high = (float(row[name]) for name in ("low", "prediction", "high"))
+        assert (middle - low, high - middle) == (pytest.approx(half, rel=1e-3), pytest.approx(half, rel=1e-3))
+    entry = json.loads((run / "metrics.json").read_text())["calibration"]["splits"]["test"]
+    assert entry["width"][0] == pytest.approx(
+        np.mean([float(row["high"]) - float(row["low"]) for row in rows]), rel=1e-3
+    )
+    inside = [float(row["low"]) <= float(row["label"]) <= float(row["high"]) for row in rows]
+    assert entry["coverage"]["value"] == pytest.approx(np.mean(inside))
     assert predict(run, tmp_path)[0].keys() == {"id", "prediction", "low", "high", "distance", "far"}
+
+
+def test_without_distances_all_intervals_are_equally_wide(tmp_path: Path) -> None:
+    data = small_run.write_table(tmp_path / "data.csv", TaskType.SEQ_REGRESSION, n=60)
+    config = library.make_config(
+        small_run.values(data, task="seq_regression", training={"max_steps": 1}) | {"calibration": {"neighbours": 0}}
+    )
+    rows = rows_of(train(config, tmp_path / "run").path / "predictions/test.csv")
+    assert len({round(float(row["high"]) - float(row["low"]), 3) for row in rows}) == 1
+
+
+def test_a_folder_from_before_typical_distances_keeps_its_intervals(tmp_path: Path) -> None:
+    data = small_run.write_table(tmp_path / "data.csv", TaskType.SEQ_REGRESSION, n=60)
+    run = train(small_run.config(data, task="seq_regression"), tmp_path / "run").path
+    card = json.loads((run / "model/calibration.json").read_text())
+    del card["typical_distance"]
+    (run / "model/calibration.json").write_text(json.dumps(card))
+    rows = predict(run, tmp_path)
+    half = card["conformal"]["reach"][0]
+    assert all(float(row["high"]) - float(row["prediction"]) == pytest.approx(half, rel=1e-3) for row in rows)
 
 
 def test_residues_have_sets_and_the_distance_of_their_sequence(tmp_path: Path) -> None:

@@ -102,6 +102,16 @@ def test_coverage_is_of_the_query(way: str) -> None:
     assert homology.homologous_queries([whole], [fragment], PROTEIN, coverage=0.3).tolist() == [True]
 
 
+@needs_mmseqs
+def test_coverage_of_either_finds_the_long_sequence_by_the_fragment_that_it_holds() -> None:
+    pick = random.Random(3)
+    whole, other = drawn(pick, PROTEIN, 300), drawn(pick, PROTEIN, 300)
+    fragments = [whole[:100], other[:100] + drawn(pick, PROTEIN, 100)]  # the second: half of it, a third of the other
+    found = homology.pairs([whole, other], fragments, PROTEIN, either=True)
+    assert list(zip(found.query.tolist(), found.target.tolist(), strict=True)) == [(0, 0)]
+    assert found.identity.tolist() == [1.0]
+
+
 def test_equal_sequences_are_related_however_short(way: str) -> None:
     assert homology.cluster(["MKT", "AAA", "MKT"], PROTEIN).tolist() == [0, 1, 0]
     found = homology.nearest(["AAGT", "CCCC"], ["TTTT", "ACTT"], DNA)  # ACTT is the other strand of AAGT

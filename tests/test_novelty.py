@@ -33,6 +33,15 @@ def test_without_held_out_states_each_training_state_is_asked_for_its_nearest_ot
     assert fit_neighbours(states[:1], None) is None
 
 
+def test_difficulty_is_one_at_the_median_distance_and_a_half_at_none():
+    kept, held_out = np.zeros((2, 1), dtype=np.float32), np.array([[1.0], [2.0], [9.0]], dtype=np.float32)
+    neighbours = fit_neighbours(kept, held_out)
+    assert neighbours.typical == 2.0
+    assert [neighbours.difficulty(distance) for distance in (0.0, 2.0, 6.0)] == [0.5, 1.0, 2.0]
+    assert fit_neighbours(kept, kept).difficulty(5.0) == 1.0  # held-out sequences are those of training
+    assert Neighbours(kept, 1.0).difficulty(5.0) == 1.0  # from before it was kept
+
+
 def test_states_that_are_no_numbers_have_no_neighbours():
     states = np.ones((5, 3), dtype=np.float32)
     assert fit_neighbours(np.full_like(states, np.nan), states) is None

@@ -113,9 +113,9 @@ def test_the_next_chunk_is_read_and_the_last_one_written_while_one_is_computed(
 
     predictor = predictor_for("seq_classification")
 
-    def rows(record: Record, output: np.ndarray) -> Iterator[dict[str, object]]:
+    def rows(record: Record, output: np.ndarray, beside: dict[str, object]) -> Iterator[dict[str, object]]:
         first_is_written.set()
-        return predictor.rows(record, output)
+        return predictor.rows(record, output, beside)
 
     computed = 0
 
@@ -258,7 +258,7 @@ def test_a_table_appears_only_when_it_is_complete(tmp_path: Path) -> None:
 def test_an_error_while_writing_ends_the_prediction(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prediction, "CHUNK_RESIDUES", 100)
 
-    def full(record: Record, output: np.ndarray) -> Iterator[dict[str, object]]:
+    def full(record: Record, output: np.ndarray, beside: dict[str, object]) -> Iterator[dict[str, object]]:
         raise OSError(28, "No space left on device")
         yield {}
 

@@ -46,7 +46,7 @@ def test_the_table_has_the_error_before_and_after_the_coverage_and_what_it_costs
 
 def test_a_regression_has_widths_and_no_calibration_error() -> None:
     run = run_with("seq_regression", found(WIDTHS, method="none", temperature=[], far_above=None), [])
-    assert certainty_table(run).header == ("split", "covered at 90%", "width of the interval")
+    assert certainty_table(run).header == ("split", "covered at 90%", "mean width of the intervals")
     assert certainty_table(run).rows[0] == ("test", "90.0%", "2.00, 0.510")
     assert certainty_notes(run) == ["Fitted on valid, whose own numbers are therefore too good."]
     assert reliability_diagram(run) is None

@@ -17,7 +17,8 @@ def searched(monkeypatch: pytest.MonkeyPatch, related: set[tuple[str, str]]) -> 
     """Let a search find these pairs, either way round; returns the list of what is asked."""
     asked: list[tuple[str, str]] = []
 
-    def pairs(queries: Sequence[str], targets: Sequence[str], *_: object) -> homology.Pairs:
+    def pairs(queries: Sequence[str], targets: Sequence[str], *_: object, either: bool) -> homology.Pairs:
+        assert either  # a fragment in train of a test sequence is a relation too
         asked.extend((query, target) for query in queries for target in targets)
         found = [
             (at, to)

@@ -6,7 +6,7 @@ Fitted on the validation part after training, kept in the model folder, and part
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -44,6 +44,7 @@ class Certainty:
             "calibration": self.calibration.to_json(),
             "conformal": None if self.conformal is None else self.conformal.to_json(),
             "far_above": None if self.neighbours is None else self.neighbours.threshold,
+            "typical_distance": None if self.neighbours is None else self.neighbours.typical,
         }
 
     @classmethod
@@ -53,15 +54,25 @@ class Certainty:
         states: of the neighbours, (sequences, width), where ``far_above`` is not None.
         """
         conformal = None if fields["conformal"] is None else Conformal.from_json(fields["conformal"])
-        neighbours = None if states is None else Neighbours(states, float(fields["far_above"]))
+        typical = fields.get("typical_distance")
+        typical = None if typical is None else float(typical)
+        neighbours = None if states is None else Neighbours(states, float(fields["far_above"]), typical)
         return cls(Calibration.from_json(fields["calibration"]), conformal, neighbours)
 
-    def interval_cells(self, labels: LabelSpace, values: NDArray[Any]) -> Row:
-        """Return low and high of one (columns,) output; with several columns low_<column> and high_<column>."""
+    def difficulty(self, beside: Row) -> float:
+        """Return by how much intervals of a sequence are wider than usual; beside: of `distance_cells`."""
+        distance = beside.get("distance")
+        return 1.0 if self.neighbours is None or distance is None else self.neighbours.difficulty(float(distance))
+
+    def interval_cells(self, labels: LabelSpace, values: NDArray[Any], beside: Row) -> Row:
+        """Return low and high of one (columns,) output; with several columns low_<column> and high_<column>.
+
+        beside: what `distance_cells` says of its sequence.
+        """
         if self.conformal is None:
             return {}
         row: Row = {}
-        low, high = self.conformal.bounds(values.astype(np.float64))
+        low, high = self.conformal.bounds(values.astype(np.float64), self.difficulty(beside))
         for at, column in enumerate(labels.columns):
             suffix = f"_{column}" if len(labels.columns) > 1 else ""
             row |= {f"low{suffix}": float(f"{low[at]:.7g}"), f"high{suffix}": float(f"{high[at]:.7g}")}
@@ -83,19 +94,41 @@ class Certainty:
 
 
 def fit_certainty(
-    config: CalibrationConfig, labels: LabelSpace, outputs: Arrays, targets: Arrays, neighbours: Neighbours | None
+    config: CalibrationConfig,
+    labels: LabelSpace,
+    outputs: Arrays,
+    targets: Arrays,
+    neighbours: Neighbours | None,
+    states: NDArray[Any] | None,
 ) -> Certainty:
     """Fit calibration, and intervals or sets, on the outputs of held-out sequences.
 
     config: with a method of METHODS or "none".  outputs: as the model gives them, targets: as from `LabelSpace.encode`,
-    one array per sequence.
+    one array per sequence.  states: of these sequences, (sequences, width), where there are neighbours.
     """
     scored = Scored.of(labels.task, outputs, targets)
     calibration = Calibration() if config.method == NONE else METHODS[config.method].fit(scored)
     if config.level is None:
         return Certainty(calibration, None, neighbours)
-    calibrated = Scored.of(labels.task, [calibration.apply(output) for output in outputs], targets)
-    return Certainty(calibration, fit_conformal(calibrated, config.level), neighbours)
+    certainty = Certainty(calibration, None, neighbours)
+    difficulties = _difficulties(certainty, labels, certainty.distance_cells(states, len(outputs)), len(outputs))
+    calibrated = [calibration.apply(output) for output in outputs]
+    scored = Scored.of(labels.task, _scaled(calibrated, difficulties), _scaled(targets, difficulties))
+    return replace(certainty, conformal=fit_conformal(scored, config.level))
+
+
+def _difficulties(certainty: Certainty, labels: LabelSpace, beside: Sequence[Row], n: int) -> NDArray[np.float64]:
+    """Return the difficulty of each of n sequences; 1 for all where intervals do not depend on it."""
+    if not labels.task.is_regression or not beside:
+        return np.ones(n)
+    return np.array([certainty.difficulty(row) for row in beside])
+
+
+def _scaled(arrays: Arrays, difficulties: NDArray[np.float64]) -> Arrays:
+    """Return arrays in units of the difficulty of their sequence, in which residuals are equally wide everywhere."""
+    if (difficulties == 1).all():
+        return arrays
+    return [array.astype(np.float64) / difficulty for array, difficulty in zip(arrays, difficulties, strict=True)]
 
 
 def assess(certainty: Certainty, labels: LabelSpace, outputs: Arrays, targets: Arrays, far: Sequence[Row]) -> Row:
@@ -110,7 +143,13 @@ def assess(certainty: Certainty, labels: LabelSpace, outputs: Arrays, targets: A
         before, after = (reliability(*claims(each)) for each in (scored, calibrated))
         found |= {"before": before.to_json(), "after": after.to_json(), "bins": len(after.count)}
     if certainty.conformal is not None:
-        found |= coverage(certainty.conformal, calibrated)
+        difficulties = _difficulties(certainty, labels, far, len(outputs))
+        scaled = Scored.of(
+            labels.task, _scaled(certainty.calibrated(outputs), difficulties), _scaled(targets, difficulties)
+        )
+        found |= coverage(certainty.conformal, scaled)
+        if labels.task.is_regression:
+            found["width"] = [width * float(difficulties.mean()) for width in found["width"]]
     if certainty.neighbours is not None and far:
         found["far"] = sum(each.get("far") == "true" for each in far) / len(far)
     return found

@@ -35,17 +35,21 @@ class Conformal:
     """How far intervals or sets reach.
 
     level: the share of new sequences whose truth they hold.  reach: for a regression half the width of the interval of
-    each column, else one number: a class is in the set when its probability is at least 1 - reach.  n: targets
-    (sequences or residues) it was found on.
+    each column at difficulty 1, else one number: a class is in the set when its probability is at least 1 - reach.
+    n: targets (sequences or residues) it was found on.
     """
 
     level: float
     reach: tuple[float, ...]
     n: int
 
-    def bounds(self, values: Values) -> tuple[Values, Values]:
-        """Return low and high of (..., columns) predicted values."""
-        reach = np.array(self.reach)
+    def bounds(self, values: Values, difficulty: float = 1.0) -> tuple[Values, Values]:
+        """Return low and high of (..., columns) predicted values.
+
+        difficulty: what the reach is multiplied by.  Residuals over a difficulty that does not depend on the label are
+        as exchangeable as residuals are (Lei et al. 2018, section 5.2).
+        """
+        reach = difficulty * np.array(self.reach)
         return values - reach, values + reach
 
     def members(self, probabilities: Values, is_multilabel: bool = False) -> NDArray[np.bool_]:

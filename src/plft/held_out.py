@@ -50,8 +50,7 @@ class HeldOut:
         part = self.parts[name]
         for record, output, beside in zip(part.records, self.outputs(name), self.distances(name), strict=True):
             target = self.predictor.labels.encode(record, unseen="missing")
-            for row in self.predictor.rows(record, output, target):
-                yield row | beside
+            yield from self.predictor.rows(record, output, beside, target)
 
     def to_json(self) -> dict[str, Any]:
         """What metrics.json says under ``calibration``; empty where nothing was fitted."""
@@ -91,7 +90,8 @@ def answer_held_out(
     neighbours = find_neighbours(predictor, records["train"], valid, config.neighbours, seed) if with_states else None
     certainty = replace(predictor.certainty, neighbours=neighbours)
     if valid is not None and valid.dataset.has_labels:
-        certainty = fit_certainty(config, predictor.labels, valid.raw, valid.dataset.targets(), neighbours)
+        targets = valid.dataset.targets()
+        certainty = fit_certainty(config, predictor.labels, valid.raw, targets, neighbours, valid.states)
     return HeldOut(replace(predictor, certainty=certainty), parts)
 
 

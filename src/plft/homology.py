@@ -121,11 +121,13 @@ def pairs(
     coverage: float = COVERAGE,
     *,
     one_each: bool = False,
+    either: bool = False,
 ) -> Pairs:
     """Find the targets related to each query: at least this identity, over at least this share of the query.
 
     queries, targets: sequences, or the path of a FASTA file, which is streamed.  one_each: stop at any first target
-    per query (faster).  Without MMseqs2 only the best target of each query is found, its identity estimated.
+    per query (faster; not with either).  either: the share may be that of the target instead.  Without MMseqs2 only
+    the best target of each query is found, by the query's share, its identity estimated.
     Raises PlftError for thresholds outside (0, 1], unreadable files and where MMseqs2 fails.
     """
     identity = IDENTITY[alphabet.name] if identity is None else identity
@@ -138,7 +140,7 @@ def pairs(
     if program is None:
         found = kmers.best(unique, spelled, alphabet, identity, coverage)
     else:
-        found = _mmseqs_search(program, unique, spelled, alphabet, identity, coverage, one_each)
+        found = _mmseqs_search(program, unique, spelled, alphabet, identity, coverage, one_each, either)
     return _of_all(asked, unique, _with_equal(Pairs(*found), exact))
 
 
@@ -275,18 +277,21 @@ def _mmseqs_search(
     identity: float,
     coverage: float,
     one_each: bool,
+    either: bool,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     with tempfile.TemporaryDirectory(prefix="plft-") as name:
         work = _Work(program, Path(name), alphabet)
         if not (work.database("queries", queries) and work.database("targets", targets)):
             return _columns([])
-        return work.search("queries", "targets", identity, coverage, one_each=one_each)
+        return work.search("queries", "targets", identity, coverage, one_each=one_each, either=either)
 
 
-def _columns(lines: Iterable[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _columns(lines: Iterable[str], coverage: float = 0.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     best: dict[tuple[int, int], float] = {}  # two alignments of one pair: the better one
     for line in lines:
-        query, target, identity = line.split("\t")
+        query, target, identity, of_query, of_target = line.split("\t")
+        if max(float(of_query), float(of_target)) < coverage:
+            continue
         pair = (int(query), int(target))
         best[pair] = max(best.get(pair, 0.0), float(identity))
     positions = np.array(list(best), dtype=np.int64).reshape(-1, 2)
@@ -346,20 +351,22 @@ class _Work:
         coverage: float,
         *,
         one_each: bool = False,
+        either: bool = False,
         linking: bool = False,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Align one database against another; returns query, target and identity of each related pair."""
-        words = ["--min-seq-id", f"{identity:g}", "-c", f"{coverage:g}", "--cov-mode", "2", "-e", f"{E_VALUE:g}"]
-        words += ["--alignment-mode", "3"] + (["--max-accept", "1"] if one_each else [])
+        asked_for = 0.0 if either else coverage  # MMseqs2 knows no "either": both shares are read from what it writes
+        words = ["--min-seq-id", f"{identity:g}", "-c", f"{asked_for:g}", "--cov-mode", "2", "-e", f"{E_VALUE:g}"]
+        words += ["--alignment-mode", "3"] + (["--max-accept", "1"] if one_each and not either else [])
         asked, residues = ((self.folder / name).stat().st_size for name in (queries, targets))
         protein = self.alphabet.name == "protein"
         words += _protein_words(asked, residues, linking) if protein else _nucleotide_words(residues)
         kind = ["--search-type", "1" if protein else "3"]
         self.call("search", queries, targets, "found", "tmp", *words, *kind)
-        columns = ["--format-output", "query,target,fident"]
+        columns = ["--format-output", "query,target,fident,qcov,tcov"]
         self.call("convertalis", queries, targets, "found", "found.tsv", *columns, *kind)
         with (self.folder / "found.tsv").open() as lines:
-            return _columns(lines)
+            return _columns(lines, coverage if either else 0.0)
 
     def call(self, *words: str, threads: bool = True) -> None:
         """Run a command of MMseqs2; PlftError with the last line it wrote where it fails."""

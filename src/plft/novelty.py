@@ -22,11 +22,13 @@ FAR_QUANTILE = 0.99
 class Neighbours:
     """Some training sequences as vectors, and from which distance to them an input counts as far.
 
-    states: (sequences, width) float32.  threshold: in the units of the states.
+    states: (sequences, width) float32.  threshold, typical: in the units of the states; typical is the median distance
+    of held-out sequences, None in folders from before it was kept.
     """
 
     states: Vectors
     threshold: float
+    typical: float | None = None
 
     @cached_property
     def _centre(self) -> NDArray[np.float64]:
@@ -45,9 +47,16 @@ class Neighbours:
         found: NDArray[np.float64] = self._index.kneighbors(states - self._centre)[0][:, 0]
         return found
 
+    def difficulty(self, distance: float) -> float:
+        """Return how much harder than usual an input at this distance is taken to be: 1 at the typical distance.
+
+        Half of it stays the same everywhere and half grows with the distance, so that it is 0.5 at distance 0.
+        """
+        return (1 + distance / self.typical) / 2 if self.typical else 1.0
+
 
 def fit_neighbours(training: Vectors, held_out: Vectors | None) -> Neighbours | None:
-    """Keep training states, and call far what lies further than 99 % of the held-out ones.
+    """Keep training states, and call far what lies further than 99 % of the held-out ones, typical their median.
 
     training, held_out: (sequences, width).  Without held-out states each training one is asked for its nearest other.
     None where there are not two training sequences, or training diverged and states are no numbers.
@@ -59,4 +68,5 @@ def fit_neighbours(training: Vectors, held_out: Vectors | None) -> Neighbours | 
         distances = kept.distances(held_out)
     else:
         distances = kept._index.kneighbors()[0][:, 0]
-    return Neighbours(kept.states, float(np.quantile(distances, FAR_QUANTILE)))
+    typical, threshold = np.quantile(distances, (0.5, FAR_QUANTILE))
+    return Neighbours(kept.states, float(threshold), float(typical))

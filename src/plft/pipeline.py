@@ -503,9 +503,9 @@ def embed(
     predictor = embedder(name, trust_remote_code, precision)
     records = in_alphabet(read_records(data, labelled=False), predictor)
 
-    def row(record: Record, output: np.ndarray) -> list[dict[str, Any]]:
+    def row(record: Record, output: np.ndarray, beside: dict[str, Any]) -> list[dict[str, Any]]:
         values = zip(predictor.labels.columns, output, strict=True)
-        return [{"id": record.id} | {column: float(f"{value:.7g}") for column, value in values}]
+        return [{"id": record.id} | {column: float(f"{value:.7g}") for column, value in values} | beside]
 
     again = partial(embedder, name, trust_remote_code, precision)
     return write_predictions(answers(predictor, records, each_batch, workers, again), out, row)

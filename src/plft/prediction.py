@@ -131,21 +131,25 @@ class Predictor:
         values = dict(zip(labels.columns, (float(value) for value in output), strict=True))
         return values if len(values) > 1 else next(iter(values.values()))
 
-    def rows(self, record: Record, output: np.ndarray, target: np.ndarray | None = None) -> Iterator[Row]:
-        """The rows of the prediction table for one record: one, or one per residue."""
+    def rows(self, record: Record, output: np.ndarray, beside: Row, target: np.ndarray | None = None) -> Iterator[Row]:
+        """The rows of the prediction table for one record: one, or one per residue.
+
+        beside: cells of the sequence that every row ends with, as `Certainty.distance_cells` makes them; may be empty.
+        """
         if not self.is_residue_task:
-            yield {"id": record.id, **self.cells(output, target)}
+            yield {"id": record.id, **self.cells(output, target, beside)} | beside
             return
         for position, letter in enumerate(record.sequence):
             at = None if target is None else target[position]
-            yield {"id": record.id, "position": position + 1, "residue": letter, **self.cells(output[position], at)}
+            place = {"id": record.id, "position": position + 1, "residue": letter}
+            yield place | self.cells(output[position], at, beside) | beside
 
-    def cells(self, output: Any, target: Any) -> Row:
+    def cells(self, output: Any, target: Any, beside: Row) -> Row:
         """Label (where known), prediction, interval or set, and probabilities of one output."""
         labels = self.labels
         if labels.task.is_regression:
             values = np.atleast_1d(output)
-            return number_cells(labels.columns, values, target) | self.certainty.interval_cells(labels, values)
+            return number_cells(labels.columns, values, target) | self.certainty.interval_cells(labels, values, beside)
         if labels.task.is_multilabel:
             chosen = joined_classes(labels.classes, np.asarray(output) >= 0.5)
             true = None if target is None else joined_classes(labels.classes, target)
@@ -331,19 +335,19 @@ def _told(answers: Answers, each_batch: Callable[[int], Any] | None) -> Answers:
 
 
 def write_predictions(
-    answers: Iterable[Answers], path: str | Path, rows: Callable[[Record, np.ndarray], Iterable[Row]]
+    answers: Iterable[Answers], path: str | Path, rows: Callable[[Record, np.ndarray, Row], Iterable[Row]]
 ) -> Answered:
     """Stream answers into a table, beside the target first; returns what was answered.
 
-    rows: (record, output) -> rows of the table, for example `Predictor.rows`.  A chunk is written while the next one is
-    computed.
+    rows: (record, output, cells beside it) -> rows of the table, for example `Predictor.rows`.  A chunk is written
+    while the next one is computed.
     """
     total = Answered()
     with TableWriter(path) as write, ThreadPoolExecutor(1) as writer:
 
         def put(chunk: list[Record], outputs: list[np.ndarray], beside: list[Row]) -> None:
             answered = zip(chunk, outputs, beside, strict=True)
-            write(row | cells for record, output, cells in answered for row in rows(record, output))
+            write(row for record, output, cells in answered for row in rows(record, output, cells))
 
         writing: Future[None] | None = None
         for chunk, outputs, counts, beside in answers:

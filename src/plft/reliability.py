@@ -35,7 +35,7 @@ def certainty_table(run: RunFiles) -> Table | None:
 def _columns(run: RunFiles) -> list[tuple[str, Any]]:
     found = run.results.get("calibration") or {}
     level, calibrated = found.get("level"), found.get("method") in METHODS
-    cost = "width of the interval" if run.task.is_regression else "classes in a set"
+    cost = "mean width of the intervals" if run.task.is_regression else "classes in a set"
     return [
         ("calibration error", lambda split: _decimals(split.get("after", {}).get("ece"))),
         ("as trained", lambda split: _decimals(split.get("before", {}).get("ece") if calibrated else None)),

@@ -76,7 +76,7 @@ class Separation:
     def _pairs(self, query: np.ndarray, target: np.ndarray) -> homology.Pairs:
         sequences = self.sequences
         queries, targets = [sequences[at] for at in query], [sequences[at] for at in target]
-        return homology.pairs(queries, targets, self.alphabet, self.identity, self.coverage)
+        return homology.pairs(queries, targets, self.alphabet, self.identity, self.coverage, either=True)
 
 
 def _moved_together(groups: Sequence[Group], home: np.ndarray, linked: np.ndarray) -> np.ndarray:

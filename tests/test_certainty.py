@@ -1,0 +1,48 @@
+"""Intervals that depend on the distance to training: what they cover in simulation, where plain ones do not."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from plft.certainty import assess, fit_certainty
+from plft.config import CalibrationConfig
+from plft.labels import LabelSpace, TaskType
+from plft.novelty import fit_neighbours
+
+VALUES = LabelSpace(TaskType.SEQ_REGRESSION, columns=("label",))
+CONFIG = CalibrationConfig(method="none", level=0.9, neighbours=10)
+MEDIAN = 0.6745  # of the absolute value of a standard normal variable
+
+
+def drawn(random, n, scale=1.0):
+    """States on a line through the one training state, answers of zero, truths that scatter with the distance."""
+    states = np.abs(random.normal(scale=scale, size=(n, 1))).astype(np.float32)
+    truths = random.normal(size=n) * (1 + states[:, 0] / MEDIAN)
+    return [np.zeros(1)] * n, [np.array([truth]) for truth in truths], states
+
+
+def covered(scale, neighbours_used):
+    """The mean coverage and width for new sequences so many times as far from training as the held-out ones."""
+    random = np.random.default_rng(0)
+    found = []
+    for _ in range(80):
+        outputs, targets, states = drawn(random, 150)
+        kept = fit_neighbours(np.zeros((2, 1), dtype=np.float32), states) if neighbours_used else None
+        certainty = fit_certainty(CONFIG, VALUES, outputs, targets, kept, states)
+        new, truths, where = drawn(random, 400, scale)
+        entry = assess(certainty, VALUES, new, truths, certainty.distance_cells(where, 400))
+        found.append((entry["coverage"]["value"], entry["width"][0]))
+    return np.mean(found, axis=0)
+
+
+@pytest.mark.parametrize("neighbours_used", [True, False])
+def test_sequences_like_the_held_out_ones_are_covered_at_the_level(neighbours_used):
+    assert covered(1.0, neighbours_used)[0] == pytest.approx(0.9, abs=0.015)
+
+
+def test_sequences_further_from_training_stay_covered_by_wider_intervals():
+    near, far, plain = covered(1.0, True), covered(4.0, True), covered(4.0, False)
+    assert far[0] == pytest.approx(0.9, abs=0.02)
+    assert plain[0] < 0.7
+    assert far[1] > 1.5 * near[1]
