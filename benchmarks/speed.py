@@ -8,6 +8,7 @@ median of the ratios within a turn, in valid residues per second: start-up, padd
 trainer        transformers.Trainer as it comes: 8 sequences a batch in any order, padded, torch's attention, fp32
 trainer-tuned  the same with bf16 and its sampler that groups by length
 products       the matrix products of full training alone: nothing can be faster on this machine
+biotrainer     embedding with biotrainer, from an environment of its own: --biotrainer ITS_PYTHON
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from typing import Any
 import numpy as np
 import torch
 from transformers import (
+    AutoModel,
     AutoModelForSequenceClassification,
     DataCollatorWithPadding,
     Trainer,
@@ -272,17 +274,34 @@ def measure(case: str, lengths: str, contender: str, n: int, model: str | None) 
 
 def in_a_process(case: str, lengths: str, contender: str, options: argparse.Namespace) -> dict[str, float]:
     """What `measure` gives, from a process of its own."""
-    command = [sys.executable, __file__, "--one", case, lengths, contender, "--sequences", str(options.sequences)]
-    command += ["--model", options.model] if options.model else []
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    with tempfile.TemporaryDirectory() as folder:
+        if contender == "biotrainer":
+            command = for_biotrainer(lengths, options, Path(folder))
+        else:
+            command = [sys.executable, __file__, "--one", case, lengths, contender]
+            command += ["--sequences", str(options.sequences), *(["--model", options.model] if options.model else [])]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"{case}, {lengths}, {contender}: {done.stderr.strip().splitlines()[-1]}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def for_biotrainer(lengths: str, options: argparse.Namespace, folder: Path) -> list[str]:
+    """The command that embeds the same sequences with the same shape; both are written to the folder."""
+    kind = LENGTHS[lengths]
+    checkpoint = resolve(options.model or kind.model)
+    AutoModel.from_config(checkpoint.config).save_pretrained(folder / "model")
+    checkpoint.tokenizer.save_pretrained(folder / "model")
+    written = folder / "sequences.txt"
+    written.write_text("\n".join(each.sequence for each in simulated(kind, options.sequences)))
+    script = Path(__file__).with_name("biotrainer_embedding.py")
+    return [options.biotrainer, str(script), str(folder / "model"), str(written)]
+
+
 def rows(case: str, lengths: str, options: argparse.Namespace) -> list[str]:
     """Lines of the table for one case: the contenders take turns."""
-    contenders = ("plft", *CASES[case].contenders)
+    beside = ("biotrainer",) if case == "embed" and options.biotrainer else ()
+    contenders = ("plft", *CASES[case].contenders, *beside)
     found: dict[str, list[dict[str, float]]] = {each: [] for each in contenders}
     for _ in range(options.repeats):
         for contender in contenders:
@@ -316,6 +335,7 @@ def main() -> None:
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--lengths", nargs="+", choices=LENGTHS, default=["natural"])
     parser.add_argument("--model", help="another model than that of the lengths")
+    parser.add_argument("--biotrainer", metavar="PYTHON", help="of an environment with biotrainer: embed beside it")
     parser.add_argument("--sequences", type=int, default=96)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--growth", action="store_true", help="instead: time against the amount of data")
