@@ -111,17 +111,18 @@ def test_a_notebook_becomes_a_page_with_its_output_and_its_pictures(build):
     notebook = jupytext.reads(text, "py:percent")
     from nbformat.v4 import new_output
 
-    svg = '<svg aria-label="A [b] c"/>'
+    svg = '<svg aria-label="A [b] c 0.1. More"/>'
     notebook.cells[1].outputs = [
         new_output("stream", name="stdout", text="bar 1\rbar 2\n"),
-        new_output("stream", name="stderr", text="\x1b[1mred\x1b[0m\n"),
+        new_output("stream", name="stderr", text="a library complains\n"),
+        new_output("stream", name="stdout", text="\x1b[1mred\x1b[0m\n"),
         new_output("display_data", {"image/svg+xml": svg, "text/plain": "<SVG>"}),
         new_output("display_data", {"text/markdown": "| a |\n", "text/plain": "<Markdown>"}),
     ]
     page, pictures = build.page_of(notebook, "9_x")
     assert pictures == {"9_x-1.svg": svg + "\n"}
     code, printed = "```python\nprint(1)\n```", "```text\nbar 2\nred\n```"
-    blocks = ["# Title\n[x](../models.md), [y](1_a.md)", code, printed, "![A (b) c](9_x-1.svg)", "| a |"]
+    blocks = ["# Title\n[x](../models.md), [y](1_a.md)", code, printed, "![A (b) c 0.1](9_x-1.svg)", "| a |"]
     assert page.endswith("\n\n".join(blocks) + "\n")
 
 
@@ -184,8 +185,9 @@ def test_of_a_published_fasta_file_some_or_all_sequences_are_taken(data, tmp_pat
 def test_a_workplace_is_empty(data, tmp_path):
     data.workplace("x")
     Path("left").touch()
-    assert list(data.workplace("x").iterdir()) == []
+    data.workplace("x")
     assert Path.cwd() == tmp_path / "x"
+    assert list(Path.cwd().iterdir()) == []
 
 
 # --- rows

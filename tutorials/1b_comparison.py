@@ -75,9 +75,9 @@ show.command(
 show.picture(Path("comparison/heatmap.svg"))
 
 # %% [markdown]
-# A random frozen model knows nothing, so training all of it gains most, which says little. What counts is the score
-# itself, and whether a simple baseline on the same sequences (k-mers, one-hot, the frozen model with a linear one) does
-# as well: a minus in the last column means that fine-tuning this model on this little data was not worth it.
+# A random frozen model knows little and can gain most, which says little. What counts is the score itself, and whether
+# a simple baseline on the same sequences (k-mers, one-hot, the frozen model with a linear one) does as well: a minus in
+# the last column means that fine-tuning this model on this little data was not worth it.
 
 # %%
 results = json.loads(Path("comparison/comparison.json").read_text())

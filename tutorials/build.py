@@ -153,11 +153,14 @@ def source_of(cell: Any) -> str:
 
 
 def merged(outputs: Iterable[Any]) -> Iterator[tuple[str, str]]:
-    """What a cell showed: ("text" | "markdown" | "picture", content); printed lines that follow each other are one."""
+    """What a cell showed: ("text" | "markdown" | "picture", content); printed lines that follow each other are one.
+
+    What libraries write to stderr is left out; what commands write there is part of what `show.command` prints.
+    """
     printed = ""
     for output in outputs:
         if output.output_type == "stream":
-            printed += output.text
+            printed += output.text if output.name == "stdout" else ""
             continue
         if printed.strip():
             yield "text", readable(printed)
@@ -185,9 +188,9 @@ def readable(printed: str) -> str:
 
 
 def described(svg: str) -> str:
-    """What an SVG says of itself, for readers who do not see it."""
+    """The first sentence that an SVG says of itself, for readers who do not see it."""
     found = re.search(r'aria-label="([^"]*)"', svg)
-    return found[1].replace("[", "(").replace("]", ")") if found else "Picture"
+    return found[1].split(". ")[0].replace("[", "(").replace("]", ")") if found else "Picture"
 
 
 def write_index() -> None:

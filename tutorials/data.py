@@ -44,8 +44,8 @@ class Data:
         return self.file
 
 
-def workplace(name: str) -> Path:
-    """Make an empty folder for what a tutorial writes, and go there; returns it.
+def workplace(name: str) -> None:
+    """Make an empty folder for what a tutorial writes, and go there.
 
     name: the tutorial's file without ".py".  The folder lies in `tutorial-runs`, or where PLFT_TUTORIALS says.
     Libraries are kept from warning of what does not concern the reader.
@@ -55,7 +55,6 @@ def workplace(name: str) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     os.chdir(folder)
-    return folder
 
 
 def table(published: str, simulated: str, rows: Mapping[str, int] | None = None, name: str | None = None) -> Data:

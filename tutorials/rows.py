@@ -36,7 +36,7 @@ class Row:
     is_real: bool
 
 
-def record(is_real: bool, data: str, published: str, **found: Any) -> Row:
+def record(is_real: bool, data: str, published: str, **found: Any) -> None:
     """Add a row to the workplace's rows, and print it.
 
     is_real: of the `Data` that was used.  data, published: see `Row`.  found: the rest, by hand or from `of_run`.
@@ -46,7 +46,6 @@ def record(is_real: bool, data: str, published: str, **found: Any) -> Row:
     rows = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
     file.write_text(json.dumps([*rows, asdict(row)], indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     print(f"{row.data}: {row.result}; published: {row.published}")
-    return row
 
 
 def of_run(

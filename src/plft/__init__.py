@@ -91,9 +91,12 @@ Names that need torch are imported on first use, so that ``plft --help`` and ``p
 from __future__ import annotations
 
 import importlib
+import logging
 from typing import Any
 
 __version__ = "0.1.0"
+
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of an optional kernel whenever peft is imported
 
 _HOMES = {
     "PlftError": "errors",

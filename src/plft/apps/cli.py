@@ -6,7 +6,6 @@ Exit codes: 0 done, 1 something the user can put right (one line on standard err
 from __future__ import annotations
 
 import errno
-import logging
 import os
 import shlex
 import sys
@@ -479,7 +478,6 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 def main() -> None:
     """Entry point: run a command and turn what went wrong into an exit code."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it misses optional kernels when it is imported
     try:
         code = app(sys.argv[1:] or ["--help"], prog_name="plft", standalone_mode=False)
         if code == INTERRUPTED:  # typer turns Ctrl-C into an exit code, and hands it back
