@@ -46,3 +46,22 @@ def test_sequences_further_from_training_stay_covered_by_wider_intervals():
     assert far[0] == pytest.approx(0.9, abs=0.02)
     assert plain[0] < 0.7
     assert far[1] > 1.5 * near[1]
+
+
+def test_the_mean_width_of_residues_is_that_of_their_rows():
+    labels = LabelSpace(TaskType.TOKEN_REGRESSION, columns=("label",))
+    random = np.random.default_rng(0)
+    lengths = random.integers(5, 60, size=80)
+    states = (lengths[:, None] / 10).astype(np.float32)  # long sequences lie further away
+    outputs = [np.zeros(length) for length in lengths]
+    targets = [random.normal(size=length) for length in lengths]
+    targets[0][:] = np.nan
+    certainty = fit_certainty(
+        CONFIG, labels, outputs, targets, fit_neighbours(np.zeros((2, 1), dtype=np.float32), states), states
+    )
+    beside = certainty.distance_cells(states, 80)
+    widths = []
+    for row, target in zip(beside[1:], targets[1:], strict=True):
+        cells = certainty.interval_cells(labels, np.zeros(1), row)
+        widths += [cells["high"] - cells["low"]] * len(target)
+    assert assess(certainty, labels, outputs, targets, beside)["width"][0] == pytest.approx(np.mean(widths), rel=1e-5)

@@ -38,7 +38,11 @@ def test_difficulty_is_one_at_the_median_distance_and_a_half_at_none():
     neighbours = fit_neighbours(kept, held_out)
     assert neighbours.typical == 2.0
     assert [neighbours.difficulty(distance) for distance in (0.0, 2.0, 6.0)] == [0.5, 1.0, 2.0]
-    assert fit_neighbours(kept, kept).difficulty(5.0) == 1.0  # held-out sequences are those of training
+    random = np.random.default_rng(2)
+    states = 100 + random.normal(size=(100, 16)).astype(np.float32)
+    most_are_copies = np.concatenate([states[:60], states[:40] + 3])
+    for copies in (states, most_are_copies):  # their distance is what rounding leaves of 0
+        assert fit_neighbours(states, copies).difficulty(5.0) == 1.0
     assert Neighbours(kept, 1.0).difficulty(5.0) == 1.0  # from before it was kept
 
 

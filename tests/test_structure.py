@@ -140,7 +140,7 @@ def test_the_package_exports_what_it_says() -> None:
 
 
 def test_importing_plft_keeps_the_optional_kernels_of_a_library_out_of_sight() -> None:
-    """The warning came from every process that imports peft, on CPUs that compute in bf16."""
-    code = "import plft, peft, plft.language_run"
+    """Otherwise every process that imports peft warns of them, on CPUs that compute in bf16."""
+    code = "import logging, plft; print(logging.getLogger('bitsandbytes').level == logging.ERROR)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "kernel" not in done.stderr
+    assert done.stdout.strip() == "True"

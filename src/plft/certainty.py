@@ -149,7 +149,8 @@ def assess(certainty: Certainty, labels: LabelSpace, outputs: Arrays, targets: A
         )
         found |= coverage(certainty.conformal, scaled)
         if labels.task.is_regression:
-            found["width"] = [width * float(difficulties.mean()) for width in found["width"]]
+            known = [np.isfinite(target).sum() for target in targets]  # a residue counts as often as its sequence
+            found["width"] = [width * float(np.average(difficulties, weights=known)) for width in found["width"]]
     if certainty.neighbours is not None and far:
         found["far"] = sum(each.get("far") == "true" for each in far) / len(far)
     return found

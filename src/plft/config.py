@@ -182,7 +182,9 @@ class CalibrationConfig(Section):
         0.9, description="share of new sequences whose truth intervals or sets of classes hold; null leaves them out"
     )
     neighbours: Annotated[int, Field(ge=0, le=100_000)] = Field(
-        2000, description="training sequences that inputs are compared with, to tell far ones; 0 leaves that out"
+        2000,
+        description="training sequences that inputs are compared with, to tell far ones and widen their intervals; 0 "
+        "leaves both out",
     )
 
 

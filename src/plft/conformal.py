@@ -46,8 +46,8 @@ class Conformal:
     def bounds(self, values: Values, difficulty: float = 1.0) -> tuple[Values, Values]:
         """Return low and high of (..., columns) predicted values.
 
-        difficulty: what the reach is multiplied by.  Residuals over a difficulty that does not depend on the label are
-        as exchangeable as residuals are (Lei et al. 2018, section 5.2).
+        difficulty: what the reach is multiplied by.  Residuals over a difficulty that was fixed beforehand and does not
+        depend on the label are as exchangeable as residuals are (Lei et al. 2018, section 5.2).
         """
         reach = difficulty * np.array(self.reach)
         return values - reach, values + reach
@@ -93,7 +93,8 @@ def fit_conformal(scored: Scored, level: float) -> Conformal | None:
 def coverage(conformal: Conformal, scored: Scored, resamples: int = 1000, seed: int = 0) -> dict[str, Any]:
     """Return how often the truth was inside, with a 95 % interval over whole sequences, and how much that costs.
 
-    The cost is ``width`` of a regression (a list, one per column) or ``size``, the mean number of classes in a set.
+    The cost is ``width`` of a regression at difficulty 1 (a list, one per column) or ``size``, the mean number of
+    classes in a set.
     """
     if scored.kind == REGRESSION:
         low, high = conformal.bounds(scored.outputs.astype(np.float64))

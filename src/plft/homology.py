@@ -30,6 +30,7 @@ Sequences = Iterable[str] | Path  # a path is a FASTA file (or any table with a 
 IDENTITY = {"protein": 0.3, "dna": 0.8, "rna": 0.8}  # chance alignments of DNA reach far more than 30 %
 COVERAGE = 0.8
 E_VALUE = 1e-3
+ROUNDED = 5e-4  # MMseqs2 writes shares with three digits
 
 
 @dataclass(frozen=True)
@@ -290,7 +291,7 @@ def _columns(lines: Iterable[str], coverage: float = 0.0) -> tuple[np.ndarray, n
     best: dict[tuple[int, int], float] = {}  # two alignments of one pair: the better one
     for line in lines:
         query, target, identity, of_query, of_target = line.split("\t")
-        if max(float(of_query), float(of_target)) < coverage:
+        if max(float(of_query), float(of_target)) < coverage - ROUNDED:
             continue
         pair = (int(query), int(target))
         best[pair] = max(best.get(pair, 0.0), float(identity))

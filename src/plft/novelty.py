@@ -16,6 +16,7 @@ from sklearn.neighbors import NearestNeighbors
 
 Vectors = NDArray[np.float32]
 FAR_QUANTILE = 0.99
+LEAST_TYPICAL = 0.01  # of the distance that is far; a median below it is that of copies of training sequences
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Neighbours:
     """Some training sequences as vectors, and from which distance to them an input counts as far.
 
     states: (sequences, width) float32.  threshold, typical: in the units of the states; typical is the median distance
-    of held-out sequences, None in folders from before it was kept.
+    of held-out sequences, None where most of them are copies of training ones and in folders from before it was kept.
     """
 
     states: Vectors
@@ -69,4 +70,5 @@ def fit_neighbours(training: Vectors, held_out: Vectors | None) -> Neighbours | 
     else:
         distances = kept._index.kneighbors()[0][:, 0]
     typical, threshold = np.quantile(distances, (0.5, FAR_QUANTILE))
-    return Neighbours(kept.states, float(threshold), float(typical))
+    is_usual = typical > LEAST_TYPICAL * threshold
+    return Neighbours(kept.states, float(threshold), float(typical) if is_usual else None)
