@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from plft.certainty import assess, fit_certainty
+from plft.certainty import Certainty, assess, fit_certainty
 from plft.config import CalibrationConfig
 from plft.labels import LabelSpace, TaskType
 from plft.novelty import fit_neighbours
@@ -22,6 +22,11 @@ def drawn(random, n, scale=1.0):
     return [np.zeros(1)] * n, [np.array([truth]) for truth in truths], states
 
 
+def cells(kept, states):
+    """What is written beside the predictions for sequences with these states."""
+    return Certainty(neighbours=kept).distance_cells(states, len(states))
+
+
 def covered(scale, neighbours_used):
     """The mean coverage and width for new sequences so many times as far from training as the held-out ones."""
     random = np.random.default_rng(0)
@@ -29,9 +34,9 @@ def covered(scale, neighbours_used):
     for _ in range(80):
         outputs, targets, states = drawn(random, 150)
         kept = fit_neighbours(np.zeros((2, 1), dtype=np.float32), states) if neighbours_used else None
-        certainty = fit_certainty(CONFIG, VALUES, outputs, targets, kept, states)
+        certainty = fit_certainty(CONFIG, VALUES, outputs, targets, kept, cells(kept, states))
         new, truths, where = drawn(random, 400, scale)
-        entry = assess(certainty, VALUES, new, truths, certainty.distance_cells(where, 400))
+        entry = assess(certainty, VALUES, new, truths, cells(kept, where))
         found.append((entry["coverage"]["value"], entry["width"][0]))
     return np.mean(found, axis=0)
 
@@ -56,12 +61,11 @@ def test_the_mean_width_of_residues_is_that_of_their_rows():
     outputs = [np.zeros(length) for length in lengths]
     targets = [random.normal(size=length) for length in lengths]
     targets[0][:] = np.nan
-    certainty = fit_certainty(
-        CONFIG, labels, outputs, targets, fit_neighbours(np.zeros((2, 1), dtype=np.float32), states), states
-    )
-    beside = certainty.distance_cells(states, 80)
+    kept = fit_neighbours(np.zeros((2, 1), dtype=np.float32), states)
+    beside = cells(kept, states)
+    certainty = fit_certainty(CONFIG, labels, outputs, targets, kept, beside)
     widths = []
     for row, target in zip(beside[1:], targets[1:], strict=True):
-        cells = certainty.interval_cells(labels, np.zeros(1), row)
-        widths += [cells["high"] - cells["low"]] * len(target)
+        interval = certainty.interval_cells(labels, np.zeros(1), row)
+        widths += [interval["high"] - interval["low"]] * len(target)
     assert assess(certainty, labels, outputs, targets, beside)["width"][0] == pytest.approx(np.mean(widths), rel=1e-5)

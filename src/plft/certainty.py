@@ -99,58 +99,55 @@ def fit_certainty(
     outputs: Arrays,
     targets: Arrays,
     neighbours: Neighbours | None,
-    states: NDArray[Any] | None,
+    beside: Sequence[Row],
 ) -> Certainty:
     """Fit calibration, and intervals or sets, on the outputs of held-out sequences.
 
     config: with a method of METHODS or "none".  outputs: as the model gives them, targets: as from `LabelSpace.encode`,
-    one array per sequence.  states: of these sequences, (sequences, width), where there are neighbours.
+    one array per sequence.  beside: what `Certainty.distance_cells` says of the sequences.
     """
     scored = Scored.of(labels.task, outputs, targets)
     calibration = Calibration() if config.method == NONE else METHODS[config.method].fit(scored)
-    if config.level is None:
-        return Certainty(calibration, None, neighbours)
     certainty = Certainty(calibration, None, neighbours)
-    difficulties = _difficulties(certainty, labels, certainty.distance_cells(states, len(outputs)), len(outputs))
-    calibrated = [calibration.apply(output) for output in outputs]
-    scored = Scored.of(labels.task, _scaled(calibrated, difficulties), _scaled(targets, difficulties))
-    return replace(certainty, conformal=fit_conformal(scored, config.level))
+    if config.level is None:
+        return certainty
+    even = _even(labels, certainty.calibrated(outputs), targets, _difficulties(certainty, labels, beside))
+    return replace(certainty, conformal=fit_conformal(even, config.level))
 
 
-def _difficulties(certainty: Certainty, labels: LabelSpace, beside: Sequence[Row], n: int) -> NDArray[np.float64]:
-    """Return the difficulty of each of n sequences; 1 for all where intervals do not depend on it."""
-    if not labels.task.is_regression or not beside:
-        return np.ones(n)
-    return np.array([certainty.difficulty(row) for row in beside])
-
-
-def _scaled(arrays: Arrays, difficulties: NDArray[np.float64]) -> Arrays:
-    """Return arrays in units of the difficulty of their sequence, in which residuals are equally wide everywhere."""
-    if (difficulties == 1).all():
-        return arrays
-    return [array.astype(np.float64) / difficulty for array, difficulty in zip(arrays, difficulties, strict=True)]
-
-
-def assess(certainty: Certainty, labels: LabelSpace, outputs: Arrays, targets: Arrays, far: Sequence[Row]) -> Row:
+def assess(certainty: Certainty, labels: LabelSpace, outputs: Arrays, targets: Arrays, beside: Sequence[Row]) -> Row:
     """Return what metrics.json says of one split: calibration error before and after, coverage, share of far inputs.
 
-    outputs: before calibration.  far: what `Certainty.distance_cells` returned.
+    outputs: before calibration.  beside: what `Certainty.distance_cells` says of the sequences.
     """
     scored = Scored.of(labels.task, outputs, targets)
-    calibrated = Scored.of(labels.task, certainty.calibrated(outputs), targets)
+    calibrated = certainty.calibrated(outputs)
     found: Row = {"n": len(scored.targets)}
     if labels.task.is_classification or labels.task.is_multilabel:
-        before, after = (reliability(*claims(each)) for each in (scored, calibrated))
+        after_scaling = Scored.of(labels.task, calibrated, targets)
+        before, after = (reliability(*claims(each)) for each in (scored, after_scaling))
         found |= {"before": before.to_json(), "after": after.to_json(), "bins": len(after.count)}
     if certainty.conformal is not None:
-        difficulties = _difficulties(certainty, labels, far, len(outputs))
-        scaled = Scored.of(
-            labels.task, _scaled(certainty.calibrated(outputs), difficulties), _scaled(targets, difficulties)
-        )
-        found |= coverage(certainty.conformal, scaled)
+        difficulties = _difficulties(certainty, labels, beside)
+        found |= coverage(certainty.conformal, _even(labels, calibrated, targets, difficulties))
         if labels.task.is_regression:
             known = [np.isfinite(target).sum() for target in targets]  # a residue counts as often as its sequence
             found["width"] = [width * float(np.average(difficulties, weights=known)) for width in found["width"]]
-    if certainty.neighbours is not None and far:
-        found["far"] = sum(each.get("far") == "true" for each in far) / len(far)
+    if certainty.neighbours is not None and beside:
+        found["far"] = sum(each.get("far") == "true" for each in beside) / len(beside)
     return found
+
+
+def _difficulties(certainty: Certainty, labels: LabelSpace, beside: Sequence[Row]) -> NDArray[np.float64]:
+    """Return the difficulty of each sequence; 1 for all where no interval depends on it."""
+    return np.array([certainty.difficulty(row) if labels.task.is_regression else 1.0 for row in beside])
+
+
+def _even(labels: LabelSpace, outputs: Arrays, targets: Arrays, difficulties: NDArray[np.float64]) -> Scored:
+    """Return outputs and targets in units of their sequence's difficulty, in which intervals are equally wide."""
+    if (difficulties != 1).any():
+        outputs, targets = (
+            [array / difficulty for array, difficulty in zip(each, difficulties, strict=True)]
+            for each in (outputs, targets)
+        )
+    return Scored.of(labels.task, outputs, targets)

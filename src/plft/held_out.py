@@ -31,24 +31,23 @@ class Part:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Every split but train, answered once.  predictor: with its certainty."""
+    """Every split but train, answered once.
+
+    predictor: with its certainty.  beside: distance and far for each record of a split.
+    """
 
     predictor: Predictor
     parts: dict[str, Part]
+    beside: dict[str, list[Row]]
 
     def outputs(self, name: str) -> list[np.ndarray]:
         """Calibrated outputs of a split, one array per record."""
         return self.predictor.certainty.calibrated(self.parts[name].raw)
 
-    def distances(self, name: str) -> list[Row]:
-        """Distance and far for each record of a split."""
-        part = self.parts[name]
-        return self.predictor.certainty.distance_cells(part.states, len(part.records))
-
     def rows(self, name: str) -> Iterator[Row]:
         """Rows of predictions/<split>.csv: id, label, prediction, interval or set, probabilities, distance."""
         part = self.parts[name]
-        for record, output, beside in zip(part.records, self.outputs(name), self.distances(name), strict=True):
+        for record, output, beside in zip(part.records, self.outputs(name), self.beside[name], strict=True):
             target = self.predictor.labels.encode(record, unseen="missing")
             yield from self.predictor.rows(record, output, beside, target)
 
@@ -65,7 +64,7 @@ class HeldOut:
             "level": None if conformal is None else conformal.level,
             "far_above": None if neighbours is None else neighbours.threshold,
             "splits": {
-                name: assess(certainty, labels, part.raw, part.dataset.targets(), self.distances(name))
+                name: assess(certainty, labels, part.raw, part.dataset.targets(), self.beside[name])
                 for name, part in self.parts.items()
                 if part.dataset.has_labels
             },
@@ -89,10 +88,11 @@ def answer_held_out(
     valid = parts.get(FITTED_ON)
     neighbours = find_neighbours(predictor, records["train"], valid, config.neighbours, seed) if with_states else None
     certainty = replace(predictor.certainty, neighbours=neighbours)
+    beside = {name: certainty.distance_cells(part.states, len(part.records)) for name, part in parts.items()}
     if valid is not None and valid.dataset.has_labels:
         targets = valid.dataset.targets()
-        certainty = fit_certainty(config, predictor.labels, valid.raw, targets, neighbours, valid.states)
-    return HeldOut(replace(predictor, certainty=certainty), parts)
+        certainty = fit_certainty(config, predictor.labels, valid.raw, targets, neighbours, beside[FITTED_ON])
+    return HeldOut(replace(predictor, certainty=certainty), parts, beside)
 
 
 def find_neighbours(
