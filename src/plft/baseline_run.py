@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from plft.alphabet import ALPHABETS
 from plft.baselines import BASELINES, FEWEST_ROWS, Baseline, NoTimeError, Problem, Trained, judged_rows, train_baseline
-from plft.batching import sorted_batches
+from plft.batching import INFERENCE_BUDGET, sorted_batches
 from plft.dataset import build_dataset
 from plft.encodings import Part
 from plft.errors import PlftError
@@ -21,7 +21,7 @@ from plft.labels import LabelSpace
 from plft.memory import ran_out_of_memory
 from plft.metrics import Evaluation, difference, evaluate
 from plft.model import PLMTaskModel, run_batches
-from plft.prediction import CHUNK_RESIDUES, DEFAULT_BUDGET, choose_device, chunks
+from plft.prediction import CHUNK_RESIDUES, choose_device, chunks
 from plft.preparation import Prepared, Say
 from plft.records import Record
 
@@ -177,7 +177,7 @@ def frozen_states(prepared: Prepared) -> tuple[StatesOf, int]:
             max_residues=prepared.max_residues,
         )
         found: list[Any] = [None] * len(dataset)
-        for indices, _, result in run_batches(model, dataset, sorted_batches(dataset.lengths, DEFAULT_BUDGET)):
+        for indices, _, result in run_batches(model, dataset, sorted_batches(dataset.lengths, INFERENCE_BUDGET)):
             states = result.logits.float().cpu().numpy()
             for row, index in enumerate(indices):
                 n_residues = len(dataset[index].residue_tokens)

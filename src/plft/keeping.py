@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from plft.attention import without_adapters
-from plft.batching import Collator
+from plft.batching import Collator, evaluation_budget
 from plft.config import TrainingConfig
 from plft.corpus import cache_folder
 from plft.dataset import SequenceDataset
 from plft.features import DTYPES, bytes_needed, fits, keep, key_of
 from plft.model import autocast
 from plft.preparation import Say
-from plft.training import EVALUATION_SHARE, SequenceTaskTrainer
+from plft.training import SequenceTaskTrainer
 
 
 @contextmanager
@@ -50,7 +50,7 @@ def kept_features(
         say(f"the {part} is frozen, but the disk has no room to keep its output ({sum(sizes) / 1e6:,.1f} MB)")
         return (yield)
     say(f"the {part} is frozen: its output is computed once and kept ({sum(sizes) / 1e6:,.1f} MB)")
-    budget = trainer.token_budget * EVALUATION_SHARE
+    budget = evaluation_budget(trainer.token_budget)
     try:
         for dataset, file in zip(datasets, files, strict=True):
             dataset.features = keep(states_of(trainer, dataset), dataset, prefix, file, like, budget)

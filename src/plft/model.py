@@ -156,6 +156,10 @@ class PLMTaskModel(PreTrainedModel):
 
     def train(self, mode: bool = True) -> PLMTaskModel:
         """Training mode, but for the frozen beginning of the backbone: dropout there would only be noise."""
+        if self.kept_prefix is not None and self.kept_prefix.blocks is None:  # the backbone does not run at all, and
+            self.training = mode  # going through its modules at every step takes as long as training the head
+            self.head.train(mode)
+            return self
         super().train(mode)
         for module in self.prefix.modules(self.backbone) if mode else ():
             module.eval()

@@ -15,12 +15,13 @@ import numpy as np
 import torch
 
 from plft.alphabet import ALPHABETS, check_alphabet, clean, tidy, unknown_letters
+from plft.batching import INFERENCE_BUDGET
 from plft.checkpoints import Checkpoint, resolve
 from plft.errors import PlftError
 from plft.families import Family
 from plft.language_models import load_language_model
 from plft.objectives import Symbols, check_symbols
-from plft.prediction import CHUNK_RESIDUES, DEFAULT_BUDGET, as_record, choose_device, chunks
+from plft.prediction import CHUNK_RESIDUES, as_record, choose_device, chunks
 from plft.records import Record
 from plft.tables import Row, TableWriter
 from plft.tokens import Encoded, ResidueTokenizer
@@ -302,7 +303,7 @@ def score(
     sequences: str | Iterable[str | Record],
     method: str | None = None,
     *,
-    budget: int = DEFAULT_BUDGET,
+    budget: int = INFERENCE_BUDGET,
 ) -> list[Score]:
     """Score sequences with a language model, in their order.
 
@@ -324,7 +325,7 @@ def stream(
     records: Iterable[Record],
     method: str | None = None,
     *,
-    budget: int = DEFAULT_BUDGET,
+    budget: int = INFERENCE_BUDGET,
     each_batch: EachBatch | None = None,
 ) -> Iterator[list[Score]]:
     """Score records in order, a chunk of them in memory at a time; each_batch is told the inputs of every batch."""
@@ -346,7 +347,7 @@ def write_scores(
     path: str | Path | None = None,
     method: str | None = None,
     *,
-    budget: int = DEFAULT_BUDGET,
+    budget: int = INFERENCE_BUDGET,
     each_batch: EachBatch | None = None,
 ) -> Total:
     """Stream records through the model into a table (id, length, n_scored, nll, perplexity); returns the total."""

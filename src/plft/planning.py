@@ -17,13 +17,12 @@ import torch
 from torch import nn
 from transformers import TrainerCallback, set_seed
 
-from plft.batching import sorted_batches
+from plft.batching import INFERENCE_BUDGET, sorted_batches
 from plft.config import RunConfig
 from plft.dataset import SequenceDataset
 from plft.keeping import epochs, kept_features
 from plft.model import run_batches
 from plft.pipeline import build, make_trainer
-from plft.prediction import DEFAULT_BUDGET
 from plft.preparation import Prepared, Say, prepare, quiet
 from plft.runfolder import RunFolder
 from plft.training import SequenceTaskTrainer, choose_precision, training_arguments
@@ -113,7 +112,7 @@ def trial(
         trial_trainer.train()
         training = (clock.ends[-1] - clock.ends[0]) / (len(clock.ends) - 1) * len(clock.ends)
         evaluating = seconds_of(lambda: trial_trainer.evaluate(few))
-    batches = sorted_batches(few.lengths, DEFAULT_BUDGET)
+    batches = sorted_batches(few.lengths, INFERENCE_BUDGET)
     predicting = seconds_of(lambda: deque(run_batches(model, few, batches), maxlen=0))
     tokens = int(few.lengths.sum())
     seen = tokens * tried.epochs

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from plft.alphabet import ALPHABETS, clean, tidy, unknown_letters
+from plft.batching import INFERENCE_BUDGET
 from plft.certainty import Certainty
 from plft.dataset import SequenceDataset, build_dataset
 from plft.errors import PlftError
@@ -28,7 +29,6 @@ from plft.tokens import ResidueTokenizer
 
 CHUNK_RESIDUES = 400_000  # of the sequences held and sorted by length at a time
 CHUNK_RECORDS = 4096  # at most: of short ones the outputs take more room
-DEFAULT_BUDGET = 16_384  # tokens per batch of inference
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Predictor:
     unknown_letters: str = "map"
     extra_columns: tuple[str, ...] = ()
     precision: str = "fp32"
-    budget: int = DEFAULT_BUDGET
+    budget: int = INFERENCE_BUDGET
     certainty: Certainty = field(default_factory=Certainty)
 
     @property

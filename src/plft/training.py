@@ -32,7 +32,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, unwrap_peft_model
 from transformers.utils import SAFE_WEIGHTS_NAME
 
-from plft.batching import Collator, TrainingBatches, default_budget, share_of, sorted_batches
+from plft.batching import Collator, TrainingBatches, default_budget, evaluation_budget, share_of, sorted_batches
 from plft.config import TrainingConfig
 from plft.dataset import SequenceDataset
 from plft.errors import PlftError, look_up
@@ -61,7 +61,6 @@ DEFAULT_ARGUMENTS: dict[str, Any] = {
     "report_to": "none",
     "disable_tqdm": True,
 }
-EVALUATION_SHARE = 4  # evaluation keeps no activations: its batches hold this many times the training budget
 
 
 class EpochLoader(DataLoader):
@@ -169,6 +168,10 @@ class SequenceTaskTrainer(Trainer):
         may_repeat = self.args.world_size == 1  # others would wait for this process's gradients
         return self.pieces.run(self.state.global_step, inputs, loss_of, model.zero_grad if may_repeat else None)
 
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Not counted: it means to go through all weights at every step, and ignores that frozen ones are not run."""
+        return 0
+
     def weight_of(self, batch: dict[str, Any]) -> float:
         """Sum of the weights of a batch's known targets, class weights included."""
         model = unwrap_peft_model(self.accelerator.unwrap_model(self.model))
@@ -208,7 +211,7 @@ class SequenceTaskTrainer(Trainer):
         labels = dataset.labels
         if labels is None:
             raise PlftError("These sequences have no labels to be scored against. Use Predictor.predict for them.")
-        batches = sorted_batches(dataset.lengths, self.token_budget * EVALUATION_SHARE)
+        batches = sorted_batches(dataset.lengths, evaluation_budget(self.token_budget))
         mine, n_counted = share_of(batches, self.args.process_index, self.args.world_size)
         outputs: list[Any] = [None] * len(dataset)
         loss = weight = 0.0
