@@ -316,15 +316,15 @@ def rows(case: str, lengths: str, options: argparse.Namespace) -> list[str]:
 
 
 def growth(options: argparse.Namespace) -> list[str]:
-    """Lines of a table: how the time of full fine-tuning grows with the data, start-up excluded."""
+    """Lines of a table: how the time of full fine-tuning grows with the residues, start-up excluded."""
     found: dict[int, list[float]] = {1: [], 2: [], 4: [], 8: []}
     for _ in range(options.repeats):
-        for times, taken in found.items():
+        for times, speeds in found.items():
             size = argparse.Namespace(sequences=times * options.sequences, model=options.model)
-            taken.append(in_a_process("full", "natural", "plft", size)["seconds"])
+            speeds.append(in_a_process("full", "natural", "plft", size)["speed"])
     lines = []
-    for times, taken in found.items():
-        ratios = [a / b for a, b in zip(taken, found[1], strict=True)]
+    for times, speeds in found.items():
+        ratios = [times * first / speed for first, speed in zip(found[1], speeds, strict=True)]
         lines.append(f"| {times}x | {statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f}) |")
     return lines
 
@@ -349,7 +349,7 @@ def main() -> None:
         return
     print(f"{torch.get_num_threads()} threads, {options.sequences} sequences, median of {options.repeats}\n")
     if options.growth:
-        print("\n".join(["| data | time of full fine-tuning |", "|---:|---:|", *growth(options)]))
+        print("\n".join(["| residues | time of full fine-tuning |", "|---:|---:|", *growth(options)]))
         return
     print("| job | lengths | | valid residues/s | plft is faster by | peak memory, MB |\n|---|---|---|---:|---:|---:|")
     for lengths in options.lengths:

@@ -11,6 +11,7 @@ from plft.batching import (
     TrainingBatches,
     collate,
     default_budget,
+    evaluation_budget,
     extra_column,
     fit_to_count,
     pack_by_length,
@@ -210,3 +211,8 @@ def test_every_process_runs_equally_many_batches_and_each_batch_counts_once() ->
         counted = [batch for mine, n_counted in shares for batch in mine[:n_counted]]
         assert sorted(counted) == batches
     assert share_of(batches[:1], 2, 4) == ([[0, 1]], 0), "more processes than batches"
+
+
+def test_evaluation_reads_more_at_once_than_training_up_to_a_limit(monkeypatch) -> None:
+    monkeypatch.setattr("plft.batching.INFERENCE_BUDGET", 6_000)
+    assert [evaluation_budget(training) for training in (500, 2_000, 50_000)] == [2_000, 6_000, 6_000]

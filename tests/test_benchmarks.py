@@ -7,6 +7,7 @@ import pytest
 from scripts import load_script
 
 SPEED = load_script("benchmarks/speed.py")
+CURVES = load_script("benchmarks/loss_curves.py")
 JOBS = ("full", "lora", "head", "last", "predict", "embed")
 
 
@@ -26,3 +27,11 @@ def test_each_contender_does_the_job(tmp_path, monkeypatch, job, lengths):
         found = SPEED.measure(job, lengths, contender, 6, model)
         assert found["speed"] > 0
         assert found["mb"] > 0
+
+
+def test_packed_and_padded_training_follow_the_same_curve(monkeypatch):
+    monkeypatch.setattr(CURVES, "BUDGET", 500)
+    records = SPEED.simulated(SPEED.LENGTHS["natural"], 12)
+    packed, padded = (CURVES.curve("scratch:tiny-esm2", records, 8, packed=packed) for packed in (True, False))
+    assert len(set(packed)) == 8  # it learns, batch after batch
+    assert packed == pytest.approx(padded, rel=1e-4)

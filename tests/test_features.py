@@ -56,6 +56,15 @@ def test_a_learned_pooling_needs_every_residue():
     assert Prefix.of(model.backbone, model.head) == Prefix(None)
 
 
+def test_while_all_of_the_backbone_is_kept_only_the_head_changes_its_mode():
+    model = built("protbert", method="head").eval()
+    model.kept_prefix = model.prefix
+    assert model.train().training
+    assert all(each.training for each in model.head.modules())
+    assert not any(each.training for each in model.backbone.modules())
+    assert not any(each.training for each in model.eval().modules())
+
+
 @pytest.mark.parametrize("family", PACKABLE)
 def test_a_network_cut_in_two_gives_what_it_gives_in_one_piece(family):
     model = load_language_model(tiny.checkpoint(family)).eval().base_model
@@ -115,7 +124,7 @@ def test_features_that_are_kept_serve_the_next_run(tmp_path, monkeypatch):
 
     def counted(trainer, dataset):
         of = states_of(trainer, dataset)
-        return lambda indices: computed.append(len(indices)) or of(indices)
+        return lambda batches: computed.extend(map(len, batches)) or of(batches)
 
     monkeypatch.setattr(plft.keeping, "states_of", counted)
     for name, training in (("a", {}), ("b", {"learning_rate": 1e-4}), ("c", {"features": "bf16"})):

@@ -180,7 +180,7 @@ def test_what_a_frozen_backbone_makes_of_sequences_is_computed_once_for_all_tria
 
     def counting(trainer: Any, dataset: Any) -> Any:
         states = original(trainer, dataset)
-        return lambda indices: computed.append(len(indices)) or states(indices)
+        return lambda batches: computed.extend(map(len, batches)) or states(batches)
 
     monkeypatch.setattr(plft.keeping, "states_of", counting)
     config = values(data) | {"tuning": {"method": "head"}}

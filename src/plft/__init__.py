@@ -29,6 +29,7 @@ Modules, each importing only from those above it:
     tuning        which weights train                                                TABLE
     dataset       records + family + task -> token ids and targets
     batching      examples -> batches within a token budget
+    parallel      batches without gradients, several at a time on a CPU's cores
     memory        when it runs out: the same batch in smaller pieces
     corpus        sequence files -> tokens on disk, and the crops of an epoch
     ngrams        unigram and bigram perplexity of a corpus

@@ -18,8 +18,7 @@ from plft.tasks import NO_CLASS
 JITTER = 0.1  # lengths are blurred by this share before sorting: a set that fits one pool is mixed anew all the same
 PROBES = 4  # epochs drawn in advance to learn how many batches an epoch needs
 ATTEMPTS = 20  # shuffles tried for an epoch that needs more than those did; only then are batches joined
-# Tokens of a batch without gradients. A CPU's cache holds the states of about so many: 16,384 measured a tenth slower.
-INFERENCE_BUDGET = 16_384 if torch.accelerator.is_available() else 6_144
+INFERENCE_BUDGET = 16_384 if torch.accelerator.is_available() else 4_096  # tokens of a batch without gradients
 EVALUATION_SHARE = 4  # of the tokens of a training batch, at most: no activations are kept
 POOL = 64  # batches' worth of sequences are sorted by length together: similar lengths, yet a new mixture every epoch
 
@@ -217,7 +216,7 @@ def extra_column(values: list[Any]) -> Any:
 
 def evaluation_budget(training: int) -> int:
     """Tokens in a batch of evaluation, beside a training batch of so many."""
-    return min(EVALUATION_SHARE * training, max(training, INFERENCE_BUDGET))
+    return min(EVALUATION_SHARE * training, INFERENCE_BUDGET)
 
 
 def default_budget(dataset: SequenceDataset) -> int:

@@ -110,6 +110,14 @@ class SequenceDataset(Sequence[Example]):
         return self.per_record([each.label for each in self.examples if each.label is not None])
 
 
+def class_counts(dataset: SequenceDataset, labels: LabelSpace) -> list[int]:
+    """Training targets per class, in the order of `labels.classes`."""
+    values = np.concatenate([np.atleast_1d(each) for each in dataset.targets()])
+    if labels.task.is_multilabel:
+        return [int(count) for count in np.nansum(np.stack(dataset.targets()), axis=0)]
+    return [int((values == index).sum()) for index in range(len(labels.classes))]
+
+
 def residue_to_token(spans: np.ndarray, n_residues: int) -> np.ndarray:
     """For every residue the token that covers it; where several do (overlapping k-mers), the one centred nearest.
 

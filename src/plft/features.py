@@ -167,7 +167,7 @@ def key_of(backbone: nn.Module, dataset: SequenceDataset, prefix: Prefix, how: s
 
 
 def keep(
-    states_of: Callable[[list[int]], Tensor],
+    states_of: Callable[[list[list[int]]], Iterator[Tensor]],
     dataset: SequenceDataset,
     prefix: Prefix,
     file: Path,
@@ -176,7 +176,7 @@ def keep(
 ) -> Features:
     """What the frozen part makes of every example; computed unless the file is there already.
 
-    states_of: indices of examples -> (batch, tokens or 1, width).  like: (width,) in the type to keep.
+    states_of: batches of indices -> (batch, tokens or 1, width) of each.  like: (width,) in the type to keep.
     budget: tokens per batch.
     """
     width, dtype = len(like), like.dtype
@@ -188,8 +188,9 @@ def keep(
             with partial.open("wb") as handle:
                 handle.truncate(bytes_needed(dataset, prefix, like))
             features = Features(partial, lengths, width, dtype)
-            for indices in sorted_batches(dataset.lengths, budget):
-                for index, states in zip(indices, states_of(indices), strict=True):
+            batches = sorted_batches(dataset.lengths, budget)
+            for indices, batch in zip(batches, states_of(batches), strict=True):
+                for index, states in zip(indices, batch, strict=True):
                     features[index].copy_(states[: lengths[index]])
             partial.replace(file)
         finally:

@@ -16,6 +16,7 @@ from plft.corpus import cache_folder
 from plft.dataset import SequenceDataset
 from plft.features import DTYPES, bytes_needed, fits, keep, key_of
 from plft.model import autocast
+from plft.parallel import side_by_side
 from plft.preparation import Say
 from plft.training import SequenceTaskTrainer
 
@@ -78,8 +79,8 @@ def epochs(trainer: SequenceTaskTrainer, settings: TrainingConfig) -> float:
     return min(settings.epochs, settings.max_steps / steps)
 
 
-def states_of(trainer: SequenceTaskTrainer, dataset: SequenceDataset) -> Callable[[list[int]], Tensor]:
-    """A function from indices to what the frozen part of the model makes of those examples."""
+def states_of(trainer: SequenceTaskTrainer, dataset: SequenceDataset) -> Callable[[list[list[int]]], Iterator[Tensor]]:
+    """A function from batches of indices to what the frozen part of the model makes of those examples."""
     collator, model, device = Collator(dataset), trainer.model, trainer.args.device
 
     def states(indices: list[int]) -> Tensor:
@@ -88,5 +89,10 @@ def states_of(trainer: SequenceTaskTrainer, dataset: SequenceDataset) -> Callabl
         with torch.no_grad(), autocast(device, trainer.precision):
             return model.frozen_states(**inputs).cpu()
 
+    def all_states(batches: list[list[int]]) -> Iterator[Tensor]:
+        if model.prefix.blocks is None:
+            return side_by_side(states, batches, device)
+        return map(states, batches)  # to run some blocks alone, a model's others are taken out of it for a while
+
     model.eval()
-    return states
+    return all_states

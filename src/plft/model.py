@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -23,11 +24,19 @@ from plft.features import Prefix, run_from, states_before
 from plft.heads import as_mask, mean_over_residues
 from plft.labels import LabelSpace, TaskType
 from plft.memory import ran_out_of_memory
+from plft.parallel import side_by_side
 from plft.tasks import TASKS, target_weights, weighted_loss
 from plft.tuning import freeze, freeze_unused
 
 # peft's models for a task hand these on to every model; they are not for the head
 PEFT_ARGUMENTS = frozenset({"inputs_embeds", "output_attentions", "return_dict"})
+
+
+@dataclass
+class TaskOutput(SequenceClassifierOutput):
+    """What transformers gives for a classifier, and means: (batch, width) float32, hidden states over residues."""
+
+    means: Tensor | None = None
 
 
 class PLMTaskModel(PreTrainedModel):
@@ -85,15 +94,17 @@ class PLMTaskModel(PreTrainedModel):
         num_items_in_batch: Tensor | float | None = None,
         features: Tensor | None = None,
         output_hidden_states: bool = False,
+        output_means: bool = False,
         **head_args: Any,
-    ) -> SequenceClassifierOutput:
+    ) -> TaskOutput:
         """Hidden states of the backbone -> head -> logits, and the loss where labels are given.
 
         input_ids, attention_mask: (batch, tokens).  residue_mask: (batch, tokens) bool, tokens that are residues.
         features: (batch, tokens or 1, width), what `frozen_states` gave for this batch.
         residue_tokens: (batch, residues) int, the token of each residue, -1 = padding; the head then sees one position
         per residue and labels are (batch, residues).  labels: as `batching.collate` makes them.
-        Without residue_mask and residue_tokens the head sees every attended token.
+        Without residue_mask and residue_tokens the head sees every attended token.  output_means: also the mean
+        hidden states over what the head sees.
         """
         hidden_states = None
         everything = torch.ones_like(input_ids) if attention_mask is None else attention_mask
@@ -115,7 +126,8 @@ class PLMTaskModel(PreTrainedModel):
         if labels is not None:
             weights = target_weights(labels, sequence_weights, self.class_weights)
             loss = weighted_loss(TASKS[self.task_type.value], logits, labels, weights, num_items_in_batch)
-        return SequenceClassifierOutput(loss=loss, logits=logits, hidden_states=hidden_states)
+        means = mean_over_residues(hidden.float(), as_mask(hidden, mask)) if output_means else None
+        return TaskOutput(loss=loss, logits=logits, hidden_states=hidden_states, means=means)
 
     def hidden(self, input_ids: Tensor, attention_mask: Tensor, features: Tensor | None = None) -> Tensor:
         """The last hidden states: (batch, tokens) -> (batch, tokens, width).
@@ -310,36 +322,41 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any
     return torch.autocast(device.type, dtype=torch.bfloat16 if precision == "bf16" else torch.float16)
 
 
+Ran = tuple[list[int], dict[str, Any], Any]  # indices, inputs, outputs of the model
+
+
 def run_batches(
     model: nn.Module,
     dataset: SequenceDataset,
     batches: list[list[int]],
     precision: str = "fp32",
     each_batch: Callable[[int], Any] | None = None,
-) -> Iterator[tuple[list[int], dict[str, Any], SequenceClassifierOutput]]:
+    **options: Any,
+) -> Iterator[Ran]:
     """Run a model over batches without gradients; yields (indices, inputs, outputs), telling each_batch(n) of each.
 
-    A batch for which memory runs out is done in halves.
+    A batch for which memory runs out is done in halves.  options: given to the model beside each batch.
     """
     collator = Collator(dataset)
     device = next(model.parameters()).device
     was_training = model.training
+
+    def run(indices: list[int]) -> list[Ran]:
+        inputs = collator([dataset[index] for index in indices])
+        inputs = {key: each.to(device) if isinstance(each, Tensor) else each for key, each in inputs.items()}
+        try:
+            # not inference_mode: FSDP keeps what it gathers here, and could not train with it afterwards
+            with torch.no_grad(), autocast(device, precision):
+                return [(indices, inputs, model(**inputs, **options))]
+        except RuntimeError as error:
+            if len(indices) == 1 or not ran_out_of_memory(error):
+                raise
+        half = len(indices) // 2
+        return run(indices[:half]) + run(indices[half:])
+
     model.eval()
     try:
-        todo = deque(batches)
-        while todo:
-            indices = todo.popleft()
-            inputs = collator([dataset[index] for index in indices])
-            inputs = {key: each.to(device) if isinstance(each, Tensor) else each for key, each in inputs.items()}
-            try:
-                # not inference_mode: FSDP keeps what it gathers here, and could not train with it afterwards
-                with torch.no_grad(), autocast(device, precision):
-                    outputs = model(**inputs)
-            except RuntimeError as error:
-                if len(indices) == 1 or not ran_out_of_memory(error):
-                    raise
-                todo.extendleft((indices[len(indices) // 2 :], indices[: len(indices) // 2]))
-                continue
+        for indices, inputs, outputs in chain.from_iterable(side_by_side(run, batches, device)):
             yield indices, inputs, outputs
             if each_batch is not None:
                 each_batch(len(indices))
@@ -360,36 +377,20 @@ def infer(
     """Outputs per record, in the records' order: see `outputs_of` for shapes, without the batch axis.
 
     budget: tokens per batch, padding included.  states: gets the mean hidden state over residues of every record too,
-    (width,) float32; the model must have a `head`.
+    (width,) float32.
     """
     outputs: list[Any] = [None] * len(dataset)
     means: list[Any] = [None] * len(dataset)
     batches = sorted_batches(dataset.lengths, budget)
-    nothing: AbstractContextManager[list[np.ndarray]] = nullcontext([])
-    with nothing if states is None else mean_states(model) as latest:
-        for indices, _, result in run_batches(model, dataset, batches, precision, each_batch):
-            keep_outputs(outputs, indices, result.logits, dataset, labels)
-            for index, mean in zip(indices, latest, strict=bool(latest)):
+    options = {"output_means": True} if states is not None else {}
+    for indices, _, result in run_batches(model, dataset, batches, precision, each_batch, **options):
+        keep_outputs(outputs, indices, result.logits, dataset, labels)
+        if states is not None:
+            for index, mean in zip(indices, result.means.cpu().numpy(), strict=True):
                 means[index] = mean
     if states is not None:
         states += means_per_record(means, dataset)
     return dataset.per_record(outputs)
-
-
-@contextmanager
-def mean_states(model: Any) -> Iterator[list[np.ndarray]]:
-    """While it lasts, the list holds the mean hidden states over residues that the head saw in the latest batch."""
-    latest: list[np.ndarray] = []
-
-    def keep(_: nn.Module, args: tuple[Any, ...], options: dict[str, Any]) -> None:
-        hidden = args[0].float()
-        latest[:] = mean_over_residues(hidden, as_mask(hidden, options.get("attention_mask"))).cpu().numpy()
-
-    handle = model.head.register_forward_pre_hook(keep, with_kwargs=True)
-    try:
-        yield latest
-    finally:
-        handle.remove()
 
 
 def means_per_record(means: list[np.ndarray], dataset: SequenceDataset) -> list[np.ndarray]:

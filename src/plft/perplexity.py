@@ -21,13 +21,14 @@ from plft.errors import PlftError
 from plft.families import Family
 from plft.language_models import load_language_model
 from plft.objectives import Symbols, check_symbols
+from plft.parallel import side_by_side
 from plft.prediction import CHUNK_RESIDUES, as_record, choose_device, chunks
 from plft.records import Record
 from plft.tables import Row, TableWriter
 from plft.tokens import Encoded, ResidueTokenizer
 
 EXACT_TOKENS = 2_000_000  # masked copies of up to this many tokens are worth running where no method is asked for
-MOST_LOGITS = 2**27  # numbers that a batch may put out: 0.5 GB; a vocabulary of 50,257 gets smaller batches
+MOST_LOGITS = 2**26  # numbers that a batch may put out: 0.3 GB; a vocabulary of 50,257 gets smaller batches
 FITTED_ON = 512  # tokens of the first chunk that are masked to fit the estimate from one pass
 MOST_TRUST = 1e6
 ESTIMATED = f"estimated from one pass per sequence, fitted to {FITTED_ON} masked tokens; --method exact masks all"
@@ -438,8 +439,9 @@ def _answers(
 ) -> Iterator[tuple[list[Question], np.ndarray]]:
     """Batches of questions about (sequence, places), longest sequence first, with the log-probabilities answered."""
     questions = chain.from_iterable(ask(language, at, chunk.encoded[at], places) for at, places in asked)
-    for batch in _batches(questions, min(budget, MOST_LOGITS // int(language.model.config.vocab_size))):
-        yield batch, _log_probabilities(language, batch)
+    batches = _batches(questions, min(budget, MOST_LOGITS // int(language.model.config.vocab_size)))
+    device = next(language.model.parameters()).device
+    return side_by_side(lambda batch: (batch, _log_probabilities(language, batch)), batches, device)
 
 
 def _score_chunk(

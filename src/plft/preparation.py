@@ -16,7 +16,7 @@ from plft.audit import audit
 from plft.calibration import choose_method
 from plft.checkpoints import Checkpoint, resolve
 from plft.config import DataConfig, RunConfig
-from plft.dataset import SequenceDataset, build_dataset, longest_input
+from plft.dataset import SequenceDataset, build_dataset, class_counts, longest_input
 from plft.errors import PlftError, first_three, look_up
 from plft.heads import HEADS
 from plft.labels import LabelSpace, TaskType, guess_task, is_known
@@ -24,7 +24,7 @@ from plft.metrics import metrics_for
 from plft.records import Record, load_data
 from plft.splits import complete_splits
 from plft.tasks import TASKS, balanced_class_weights
-from plft.training import check_tracker, class_counts, token_budget
+from plft.training import check_tracker, token_budget
 from plft.tuning import apply, check_settings, find_method
 
 Say = Callable[[str], None]

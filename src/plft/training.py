@@ -37,7 +37,7 @@ from plft.config import TrainingConfig
 from plft.dataset import SequenceDataset
 from plft.errors import PlftError, look_up
 from plft.families import Family
-from plft.labels import LabelSpace, TaskType
+from plft.labels import TaskType
 from plft.memory import Pieces, activation_bytes, pieces_that_fit
 from plft.metrics import METRICS, point
 from plft.model import (
@@ -528,14 +528,6 @@ def check_tracker(name: str) -> None:
 def token_budget(settings: TrainingConfig, dataset: SequenceDataset) -> int:
     """Tokens per batch: the user's `batch_residues`, or a default that depends on lengths and size."""
     return settings.batch_residues or default_budget(dataset)
-
-
-def class_counts(dataset: SequenceDataset, labels: LabelSpace) -> list[int]:
-    """Training targets per class, in the order of `labels.classes`."""
-    values = np.concatenate([np.atleast_1d(each) for each in dataset.targets()])
-    if labels.task.is_multilabel:
-        return [int(count) for count in np.nansum(np.stack(dataset.targets()), axis=0)]
-    return [int((values == index).sum()) for index in range(len(labels.classes))]
 
 
 def last_checkpoint(folder: Path) -> Path | None:
