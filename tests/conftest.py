@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,3 +26,14 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip("the real data sets are not at hand")
     return folder
+
+
+@pytest.fixture
+def two_cores() -> Iterator[None]:
+    """As on a machine with two cores, whatever this one has."""
+    import torch
+
+    cores = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(cores)

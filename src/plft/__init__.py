@@ -29,11 +29,11 @@ Modules, each importing only from those above it:
     tuning        which weights train                                                TABLE
     dataset       records + family + task -> token ids and targets
     batching      examples -> batches within a token budget
-    parallel      batches without gradients, several at a time on a CPU's cores
     memory        when it runs out: the same batch in smaller pieces
     corpus        sequence files -> tokens on disk, and the crops of an epoch
     ngrams        unigram and bigram perplexity of a corpus
     attention     attention over packed rows, for every family that can be packed
+    parallel      batches without gradients, several at a time on a CPU's cores
     objectives    masked, causal, span corruption: a crop -> inputs and targets         TABLE
     features      what a frozen prefix of the network produced, kept on disk
     model         backbone + head (+ adapter) as one PreTrainedModel

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -212,6 +212,11 @@ def extra_column(values: list[Any]) -> Any:
         return torch.tensor([float(value) for value in values])
     except (TypeError, ValueError):
         return values
+
+
+def most_tokens(batches: Iterable[list[int]], lengths: np.ndarray) -> int:
+    """The padded size of the largest batch."""
+    return max((len(each) * int(lengths[each].max()) for each in batches), default=0)
 
 
 def evaluation_budget(training: int) -> int:

@@ -28,7 +28,7 @@ RESERVED_COLUMNS = frozenset(
     {
         *("input_ids", "attention_mask", "inputs_embeds", "residue_mask", "residue_tokens", "hidden_states"),
         *("labels", "features", "sequence_weights", "num_items_in_batch"),
-        *("output_hidden_states", "output_attentions", "return_dict"),
+        *("output_hidden_states", "output_means", "output_attentions", "return_dict"),
     }
 )
 

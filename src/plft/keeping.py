@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from plft.attention import without_adapters
-from plft.batching import Collator, evaluation_budget
+from plft.batching import Collator, evaluation_budget, most_tokens
 from plft.config import TrainingConfig
 from plft.corpus import cache_folder
 from plft.dataset import SequenceDataset
 from plft.features import DTYPES, bytes_needed, fits, keep, key_of
 from plft.model import autocast
-from plft.parallel import side_by_side
+from plft.parallel import side_by_side, workers_for
 from plft.preparation import Say
 from plft.training import SequenceTaskTrainer
 
@@ -90,9 +90,9 @@ def states_of(trainer: SequenceTaskTrainer, dataset: SequenceDataset) -> Callabl
             return model.frozen_states(**inputs).cpu()
 
     def all_states(batches: list[list[int]]) -> Iterator[Tensor]:
-        if model.prefix.blocks is None:
-            return side_by_side(states, batches, device)
-        return map(states, batches)  # to run some blocks alone, a model's others are taken out of it for a while
+        is_whole = model.prefix.blocks is None
+        workers = workers_for(model, most_tokens(batches, dataset.lengths)) if is_whole else 1
+        return side_by_side(states, batches, workers)
 
     model.eval()
     return all_states

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from plft.attention import can_pack, fuse, run_padded, use_packing, without_adapters
-from plft.batching import Collator, sorted_batches
+from plft.batching import Collator, most_tokens, sorted_batches
 from plft.checkpoints import resolve
 from plft.dataset import SequenceDataset
 from plft.errors import PlftError
@@ -24,7 +24,7 @@ from plft.features import Prefix, run_from, states_before
 from plft.heads import as_mask, mean_over_residues
 from plft.labels import LabelSpace, TaskType
 from plft.memory import ran_out_of_memory
-from plft.parallel import side_by_side
+from plft.parallel import side_by_side, workers_for
 from plft.tasks import TASKS, target_weights, weighted_loss
 from plft.tuning import freeze, freeze_unused
 
@@ -166,10 +166,23 @@ class PLMTaskModel(PreTrainedModel):
             return hidden
         return self.head.pooled(hidden, attention_mask if residue_mask is None else residue_mask)[:, None]
 
+    @property
+    def trained_part(self) -> nn.Module:
+        """The head while features of the whole backbone are kept, else the model.
+
+        The Trainer goes through all of a model several times a step, which takes longer than a step of the head.
+        """
+        return self.head if self.kept_prefix is not None and self.kept_prefix.blocks is None else self
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Reset the gradients of what trains."""
+        part = self.trained_part
+        super().zero_grad(set_to_none) if part is self else part.zero_grad(set_to_none)
+
     def train(self, mode: bool = True) -> PLMTaskModel:
         """Training mode, but for the frozen beginning of the backbone: dropout there would only be noise."""
-        if self.kept_prefix is not None and self.kept_prefix.blocks is None:  # the backbone does not run at all, and
-            self.training = mode  # going through its modules at every step takes as long as training the head
+        if self.trained_part is self.head:  # the backbone stays in evaluation mode, as it was when features were kept
+            self.training = mode
             self.head.train(mode)
             return self
         super().train(mode)
@@ -340,6 +353,7 @@ def run_batches(
     collator = Collator(dataset)
     device = next(model.parameters()).device
     was_training = model.training
+    workers = workers_for(model, most_tokens(batches, dataset.lengths))
 
     def run(indices: list[int]) -> list[Ran]:
         inputs = collator([dataset[index] for index in indices])
@@ -356,7 +370,7 @@ def run_batches(
 
     model.eval()
     try:
-        for indices, inputs, outputs in chain.from_iterable(side_by_side(run, batches, device)):
+        for indices, inputs, outputs in chain.from_iterable(side_by_side(run, batches, workers)):
             yield indices, inputs, outputs
             if each_batch is not None:
                 each_batch(len(indices))
@@ -377,7 +391,7 @@ def infer(
     """Outputs per record, in the records' order: see `outputs_of` for shapes, without the batch axis.
 
     budget: tokens per batch, padding included.  states: gets the mean hidden state over residues of every record too,
-    (width,) float32.
+    (width,) float32; the model must be a `PLMTaskModel`, maybe wrapped by peft.
     """
     outputs: list[Any] = [None] * len(dataset)
     means: list[Any] = [None] * len(dataset)

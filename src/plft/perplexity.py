@@ -21,7 +21,7 @@ from plft.errors import PlftError
 from plft.families import Family
 from plft.language_models import load_language_model
 from plft.objectives import Symbols, check_symbols
-from plft.parallel import side_by_side
+from plft.parallel import side_by_side, workers_for
 from plft.prediction import CHUNK_RESIDUES, as_record, choose_device, chunks
 from plft.records import Record
 from plft.tables import Row, TableWriter
@@ -440,8 +440,9 @@ def _answers(
     """Batches of questions about (sequence, places), longest sequence first, with the log-probabilities answered."""
     questions = chain.from_iterable(ask(language, at, chunk.encoded[at], places) for at, places in asked)
     batches = _batches(questions, min(budget, MOST_LOGITS // int(language.model.config.vocab_size)))
-    device = next(language.model.parameters()).device
-    return side_by_side(lambda batch: (batch, _log_probabilities(language, batch)), batches, device)
+    longest = max(len(each.input_ids) for each in chunk.encoded)
+    workers = workers_for(language.model, max(budget, longest))
+    return side_by_side(lambda batch: (batch, _log_probabilities(language, batch)), batches, workers)
 
 
 def _score_chunk(

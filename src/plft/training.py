@@ -102,6 +102,7 @@ class SequenceTaskTrainer(Trainer):
         self.token_budget = token_budget or int(args.per_device_train_batch_size * float(train_dataset.lengths.mean()))
         self.test_dataset = test_dataset
         self.labels = train_dataset.labels
+        self.task_model: Any = unwrap_peft_model(model)
         super().__init__(
             model=model,
             args=args,
@@ -113,7 +114,7 @@ class SequenceTaskTrainer(Trainer):
             **options,
         )
         self.remove_callback(PrinterCallback)
-        longest, prefix = int(train_dataset.lengths.max()), getattr(unwrap_peft_model(self.model), "prefix", None)
+        longest, prefix = int(train_dataset.lengths.max()), getattr(self.task_model, "prefix", None)
         shape = (max(self.token_budget, longest), longest, self.precision, prefix.blocks if prefix else 0)
         needed = activation_bytes(self.model.config, *shape)  # type: ignore[union-attr]
         self.pieces = Pieces(pieces_that_fit(needed) if self.args.world_size == 1 else 1)  # several stay in step
@@ -169,13 +170,16 @@ class SequenceTaskTrainer(Trainer):
         return self.pieces.run(self.state.global_step, inputs, loss_of, model.zero_grad if may_repeat else None)
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        """Not counted: it means to go through all weights at every step, and ignores that frozen ones are not run."""
+        """Not counted: counting walks through all weights at every step, and takes frozen ones for run."""
         return 0
+
+    def _clip_grad_norm(self, model: nn.Module) -> Tensor | float | None:
+        return super()._clip_grad_norm(getattr(model, "trained_part", model))
 
     def weight_of(self, batch: dict[str, Any]) -> float:
         """Sum of the weights of a batch's known targets, class weights included."""
-        model = unwrap_peft_model(self.accelerator.unwrap_model(self.model))
-        weights = None if model.class_weights is None else model.class_weights.to(batch["labels"].device)
+        weights = self.task_model.class_weights
+        weights = None if weights is None else weights.to(batch["labels"].device)
         return float(target_weights(batch["labels"], batch["sequence_weights"], weights).sum())
 
     def evaluate(
