@@ -174,7 +174,8 @@ class SequenceTaskTrainer(Trainer):
         return 0
 
     def _clip_grad_norm(self, model: nn.Module) -> Tensor | float | None:
-        return super()._clip_grad_norm(getattr(model, "trained_part", model))
+        part = self.task_model.trained_part  # a wrapper may have weights of its own, such as peft's prompts
+        return super()._clip_grad_norm(model if part is self.task_model else part)
 
     def weight_of(self, batch: dict[str, Any]) -> float:
         """Sum of the weights of a batch's known targets, class weights included."""
