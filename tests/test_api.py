@@ -133,6 +133,25 @@ def test_peft_around_the_model_still_trains_the_head(tmp_path: Path, protbert: s
     assert np.isfinite(trainer.evaluate(split="test")["eval_loss"])
 
 
+def test_gradients_of_a_wrappers_own_weights_are_clipped_too(tmp_path: Path, protbert: str) -> None:
+    tokenizer = tiny.checkpoint("protbert").tokenizer
+    model = PLMTaskModel("seq_classification", protbert, OwnHead(32, 2))
+    datasets = data_module(write_files(tmp_path, "seq_classification"), tokenizer).get_datasets()
+    trainer = trainer_for(model, datasets, tokenizer, tmp_path, max_grad_norm=1.0)
+
+    class Wrapper(torch.nn.Sequential):
+        """Answers for what is within, as peft's do, and has weights of its own, as those with prompts."""
+
+        trained_part = property(lambda self: self[0].trained_part)
+
+    wrapper = Wrapper(model, torch.nn.Linear(2, 2, bias=False))
+    for each in wrapper.parameters():
+        each.grad = torch.full_like(each, 100.0)
+    trainer._clip_grad_norm(wrapper)
+    norms = torch.stack([each.grad.norm() for each in wrapper.parameters()])
+    assert float(norms.norm()) == pytest.approx(1, rel=1e-3)
+
+
 @pytest.mark.parametrize("save", ["model", "trainer"])
 def test_an_adapter_saved_by_hand_comes_back_with_its_head(tmp_path: Path, protbert: str, save: str) -> None:
     tokenizer = tiny.checkpoint("protbert").tokenizer

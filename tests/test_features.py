@@ -12,7 +12,7 @@ from torch import nn
 import plft.keeping
 import small_run
 import tiny
-from plft.attention import can_pack, fuse, run_padded, use_packing
+from plft.attention import fuse, run_padded, use_packing
 from plft.config import ModelConfig, TuningConfig
 from plft.features import Prefix, run_from, states_before
 from plft.heads import MLPHead
@@ -22,7 +22,6 @@ from plft.pipeline import train
 from plft.runfolder import build_model
 
 LABELS = LabelSpace(TaskType.SEQ_CLASSIFICATION, classes=("a", "b"))
-PACKABLE = [name for name in tiny.TINY if can_pack(load_language_model(tiny.checkpoint(name)))]
 
 
 def built(family: str = "esm2", head: str = "mlp", **tuning) -> nn.Module:
@@ -65,7 +64,7 @@ def test_while_all_of_the_backbone_is_kept_only_the_head_changes_its_mode():
     assert not any(each.training for each in model.eval().modules())
 
 
-@pytest.mark.parametrize("family", PACKABLE)
+@pytest.mark.parametrize("family", tiny.PACKABLE)
 def test_a_network_cut_in_two_gives_what_it_gives_in_one_piece(family):
     model = load_language_model(tiny.checkpoint(family)).eval().base_model
     use_packing(model)

@@ -12,19 +12,16 @@ import torch
 from torch import nn
 
 import tiny
-from plft.attention import can_pack
 from plft.config import ModelConfig, TuningConfig
 from plft.dataset import build_dataset
 from plft.features import Prefix
 from plft.labels import LabelSpace, TaskType
-from plft.language_models import load_language_model
 from plft.model import infer
 from plft.parallel import side_by_side, workers_for
 from plft.records import Record
 from plft.runfolder import build_model
 
 LABELS = LabelSpace(TaskType.TOKEN_CLASSIFICATION, classes=("a", "b"))
-PACKABLE = [name for name in tiny.TINY if can_pack(load_language_model(tiny.checkpoint(name)))]
 
 
 def built(family: str, **tuning: Any) -> Any:
@@ -97,7 +94,7 @@ def test_an_error_comes_in_its_turn_and_ends_it() -> None:
 
 @pytest.mark.usefixtures("two_cores")
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize(("family", "method"), [*((name, "full") for name in PACKABLE), ("esm2", "lora")])
+@pytest.mark.parametrize(("family", "method"), [*((name, "full") for name in tiny.PACKABLE), ("esm2", "lora")])
 def test_a_model_answers_alike_alone_and_in_threads(
     monkeypatch: pytest.MonkeyPatch, family: str, method: str, precision: str
 ) -> None:

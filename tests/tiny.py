@@ -5,7 +5,9 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 
+from plft.attention import can_pack
 from plft.checkpoints import Checkpoint, resolve
+from plft.language_models import load_language_model
 from plft.scratch import ARCHITECTURES
 
 TINY = tuple(name.removeprefix("tiny-") for name in ARCHITECTURES if name.startswith("tiny-"))
@@ -29,3 +31,6 @@ def sequence(tiny: Checkpoint, n_residues: int = 20) -> str:
     """A sequence of the family's alphabet."""
     letters = "ATGCCGTAGCTTGAC" if tiny.family.alphabet == "dna" else "MKTAYIAKQRQISFVKSHFSRQ"
     return (letters * (n_residues // len(letters) + 1))[:n_residues]
+
+
+PACKABLE = tuple(name for name in TINY if can_pack(load_language_model(checkpoint(name))))

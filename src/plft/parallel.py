@@ -14,6 +14,7 @@ import torch.distributed as dist
 
 from plft.attention import can_pack, without_adapters
 from plft.batching import INFERENCE_BUDGET
+from plft.tuning import has_4bit_layers
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -31,7 +32,7 @@ def workers_for(model: Any, tokens: int) -> int:
     """
     prefix, plain = getattr(model, "kept_prefix", None), without_adapters(getattr(model, "backbone", model))
     is_pure = getattr(plain, "config", None) is not None and can_pack(plain)
-    is_pure = is_pure and not any(type(each).__name__ == "Linear4bit" for each in plain.modules())
+    is_pure = is_pure and not has_4bit_layers(plain)
     is_whole = prefix is None or prefix.blocks is None
     in_step = dist.is_available() and dist.is_initialized()
     if not is_pure or not is_whole or in_step or tokens > INFERENCE_BUDGET:

@@ -26,6 +26,7 @@ from plft.model import infer
 from plft.records import Record
 from plft.tables import Row, TableWriter
 from plft.tokens import ResidueTokenizer
+from plft.tuning import has_4bit_layers
 
 CHUNK_RESIDUES = 400_000  # of the sequences held and sorted by length at a time
 CHUNK_RECORDS = 4096  # at most: of short ones the outputs take more room
@@ -363,7 +364,7 @@ def write_predictions(
 def choose_device(model: Any) -> torch.device:
     """Move the model to the best device there is and return it; 4-bit models stay where they were loaded."""
     name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    if any(type(each).__name__ == "Linear4bit" for each in model.modules()):
+    if has_4bit_layers(model):
         device = next(model.backbone.parameters()).device
         model.head.to(device)  # only the backbone is quantised, and only it was placed by transformers
         return device

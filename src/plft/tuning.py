@@ -338,3 +338,8 @@ def count_parameters(model: nn.Module) -> tuple[int, int]:
         total += size
         trainable += size if parameter.requires_grad else 0
     return trainable, total
+
+
+def has_4bit_layers(model: nn.Module) -> bool:
+    """Whether some of a model's weights are kept in 4 bits, as QLoRA has them."""
+    return any(type(each).__name__ == "Linear4bit" for each in model.modules())
