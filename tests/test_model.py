@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 import numpy as np
 import pytest
 import torch
@@ -178,6 +180,19 @@ def test_a_backbone_of_remote_code_may_return_a_tuple() -> None:
         )
         torch.testing.assert_close(one.logits, other.logits)
     assert one.hidden_states is None
+
+
+def test_inference_lets_go_of_its_dataset() -> None:
+    model, dataset, _ = built("esm2", "seq_classification", "head")
+    labels, there = dataset.labels, weakref.ref(dataset)
+    gc.collect()
+    gc.disable()  # a cycle would live until the next collection, and a proteome has many chunks until then
+    try:
+        infer(model, dataset, labels, budget=100)
+        del dataset
+        assert there() is None
+    finally:
+        gc.enable()
 
 
 def test_inference_leaves_tensors_that_training_can_use() -> None:

@@ -355,18 +355,22 @@ def run_batches(
     was_training = model.training
     workers = workers_for(model, most_tokens(batches, dataset.lengths))
 
-    def run(indices: list[int]) -> list[Ran]:
-        inputs = collator([dataset[index] for index in indices])
-        inputs = {key: each.to(device) if isinstance(each, Tensor) else each for key, each in inputs.items()}
-        try:
-            # not inference_mode: FSDP keeps what it gathers here, and could not train with it afterwards
-            with torch.no_grad(), autocast(device, precision):
-                return [(indices, inputs, model(**inputs, **options))]
-        except RuntimeError as error:
-            if len(indices) == 1 or not ran_out_of_memory(error):
-                raise
-        half = len(indices) // 2
-        return run(indices[:half]) + run(indices[half:])
+    def run(indices: list[int]) -> list[Ran]:  # without calling itself: a cycle would keep the dataset in memory
+        done, parts = [], [indices]
+        while parts:
+            part = parts.pop()
+            inputs = collator([dataset[index] for index in part])
+            inputs = {key: each.to(device) if isinstance(each, Tensor) else each for key, each in inputs.items()}
+            try:
+                # not inference_mode: FSDP keeps what it gathers here, and could not train with it afterwards
+                with torch.no_grad(), autocast(device, precision):
+                    done.append((part, inputs, model(**inputs, **options)))
+            except RuntimeError as error:
+                if len(part) == 1 or not ran_out_of_memory(error):
+                    raise
+                half = len(part) // 2
+                parts += [part[half:], part[:half]]
+        return done
 
     model.eval()
     try:
