@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
+from functools import cache
 from itertools import chain, islice
 from typing import Any, TypeVar
 
@@ -53,7 +54,27 @@ def side_by_side(call: Callable[[Item], Result], items: Iterable[Item], workers:
     if workers == 1 or len(first) < workers:
         yield from map(call, chain(first, items))
         return
-    cores = torch.get_num_threads()
+    pool = _threads(workers, torch.get_num_threads())
+    waiting = deque(pool.submit(call, item) for item in first)
+    try:
+        for item in items:
+            waiting.append(pool.submit(call, item))
+            yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for each in waiting:
+            each.cancel()
+        wait(waiting)  # what is running still reads the model
+
+
+@cache
+def _threads(workers: int, cores: int) -> ThreadPoolExecutor:
+    """So many threads that share so many cores, kept for the next time.
+
+    Each thread has memory of its own from malloc, which keeps most of what it once was given; new threads for every
+    chunk of a proteome let that grow.
+    """
     shares = [cores // workers + (at < cores % workers) for at in range(workers)]
     have_begun = threading.Barrier(workers + 1)
 
@@ -62,18 +83,13 @@ def side_by_side(call: Callable[[Item], Result], items: Iterable[Item], workers:
         torch.set_num_threads(shares.pop())
         have_begun.wait()
 
-    waiting: deque[Future[Result]] = deque()
-    with ThreadPoolExecutor(workers, initializer=begin) as pool:
-        try:
-            waiting.extend(pool.submit(call, item) for item in first)
-            have_begun.wait()
-            torch.set_num_threads(cores)  # of this thread, and of those that others begin
-            for item in items:
-                waiting.append(pool.submit(call, item))
-                yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            have_begun.abort()  # nobody waits where a thread could not be started
-            for each in waiting:
-                each.cancel()
+    pool = ThreadPoolExecutor(workers, "batches", initializer=begin)
+    try:
+        for _ in range(workers):
+            pool.submit(lambda: None)
+        have_begun.wait()
+    except BaseException:
+        have_begun.abort()  # nobody waits where a thread could not be started
+        raise
+    torch.set_num_threads(cores)  # of this thread, and of those that others begin
+    return pool
