@@ -55,6 +55,14 @@ def test_results_come_in_order_from_threads_that_share_the_cores() -> None:
 
 
 @pytest.mark.usefixtures("two_cores")
+def test_threads_are_kept_for_the_next_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = [{*side_by_side(lambda _: threading.current_thread(), range(20), 2)} for _ in range(3)]
+    assert len(set.union(*threads)) == 2
+    monkeypatch.setattr("plft.parallel.os.getpid", lambda: -1)  # a fork, which has none of its parent's threads
+    assert {*side_by_side(lambda _: threading.current_thread(), range(20), 2)}.isdisjoint(*threads)
+
+
+@pytest.mark.usefixtures("two_cores")
 @pytest.mark.parametrize(("items", "workers"), [([7], 2), ([], 2), ([1, 2, 3], 1)])
 def test_too_few_batches_run_where_they_are_asked_for(items: list[int], workers: int) -> None:
     found = list(side_by_side(lambda item: (item, threading.current_thread()), items, workers))

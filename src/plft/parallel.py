@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -54,7 +55,7 @@ def side_by_side(call: Callable[[Item], Result], items: Iterable[Item], workers:
     if workers == 1 or len(first) < workers:
         yield from map(call, chain(first, items))
         return
-    pool = _threads(workers, torch.get_num_threads())
+    pool = _threads(workers, torch.get_num_threads(), os.getpid())
     waiting = deque(pool.submit(call, item) for item in first)
     try:
         for item in items:
@@ -69,11 +70,11 @@ def side_by_side(call: Callable[[Item], Result], items: Iterable[Item], workers:
 
 
 @cache
-def _threads(workers: int, cores: int) -> ThreadPoolExecutor:
+def _threads(workers: int, cores: int, process: int) -> ThreadPoolExecutor:
     """So many threads that share so many cores, kept for the next time.
 
     Each thread has memory of its own from malloc, which keeps most of what it once was given; new threads for every
-    chunk of a proteome let that grow.
+    chunk of a proteome let that grow.  process: a fork has none of its parent's threads.
     """
     shares = [cores // workers + (at < cores % workers) for at in range(workers)]
     have_begun = threading.Barrier(workers + 1)
