@@ -57,9 +57,10 @@ def test_results_come_in_order_from_threads_that_share_the_cores() -> None:
 @pytest.mark.usefixtures("two_cores")
 def test_threads_are_kept_for_the_next_time(monkeypatch: pytest.MonkeyPatch) -> None:
     threads = [{*side_by_side(lambda _: threading.current_thread(), range(20), 2)} for _ in range(3)]
-    assert len(set.union(*threads)) == 2
+    kept = set.union(*threads)
+    assert len(kept) <= 2
     monkeypatch.setattr("plft.parallel.os.getpid", lambda: -1)  # a fork, which has none of its parent's threads
-    assert {*side_by_side(lambda _: threading.current_thread(), range(20), 2)}.isdisjoint(*threads)
+    assert {*side_by_side(lambda _: threading.current_thread(), range(20), 2)}.isdisjoint(kept)
 
 
 @pytest.mark.usefixtures("two_cores")
