@@ -46,7 +46,10 @@ TASKS = {
     ),
     "secondary-head": Task(
         "flip_secondary_structure/sampled.csv.gz",
-        ("--tune", "head", "--head", "mlp", "--epochs", "10", "--set", "training.metric=accuracy"),
+        (
+            *("--tune", "head", "--head", "cnn", "--epochs", "6", "--set", "training.metric=accuracy"),
+            *("--set", "model.head_layers=3", "--set", "model.head_width=128", "--set", "model.head_kernel=9"),
+        ),
         "test",
     ),
 }
