@@ -61,7 +61,7 @@ def both_ways(family: str, lengths: list[int]) -> tuple[torch.Tensor, torch.Tens
     return results[0], results[1], gradients[0], gradients[1]
 
 
-@pytest.mark.parametrize("family", tiny.PACKABLE)
+@pytest.mark.parametrize("family", tiny.packable())
 def test_packed_equals_one_by_one_in_outputs_and_gradients(family):
     alone, packed, gradients_alone, gradients_packed = both_ways(family, [60, 60, 31, 60, 12])
     assert torch.allclose(packed, alone, rtol=1e-5, atol=1e-5 * float(alone.abs().max()))
@@ -82,10 +82,10 @@ def test_packing_holds_for_any_lengths(lengths):
 
 def test_most_families_pack_and_t5_does_not():
     assert {"esm2", "esm1b", "esmc", "protbert", "mistral-dna", "protgpt2", "nucleotide-transformer", "dna"} <= set(
-        tiny.PACKABLE
+        tiny.packable()
     )
     assert not can_pack(load_language_model(tiny.checkpoint("prott5")))  # with its decoder
-    assert {*tiny.PACKABLE, "prott5", "ankh"} <= set(BACKBONES)
+    assert {*tiny.packable(), "prott5", "ankh"} <= set(BACKBONES)
 
 
 def test_runs_positions_and_sequence_numbers_follow_the_lengths():
@@ -104,7 +104,7 @@ def test_token_dropout_counts_masks_per_sequence_and_not_per_row():
     assert torch.allclose(together[5:], run_packed(model.base_model, plain, Packing.of([5])), atol=1e-6)
 
 
-@pytest.mark.parametrize("family", tiny.PACKABLE)
+@pytest.mark.parametrize("family", tiny.packable())
 def test_a_model_switched_to_packing_still_takes_padded_batches(family):
     checkpoint = tiny.checkpoint(family)
     ids = torch.nn.utils.rnn.pad_sequence(

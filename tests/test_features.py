@@ -64,7 +64,7 @@ def test_while_all_of_the_backbone_is_kept_only_the_head_changes_its_mode():
     assert not any(each.training for each in model.eval().modules())
 
 
-@pytest.mark.parametrize("family", tiny.PACKABLE)
+@pytest.mark.parametrize("family", tiny.packable())
 def test_a_network_cut_in_two_gives_what_it_gives_in_one_piece(family):
     model = load_language_model(tiny.checkpoint(family)).eval().base_model
     use_packing(model)

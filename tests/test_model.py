@@ -183,13 +183,15 @@ def test_a_backbone_of_remote_code_may_return_a_tuple() -> None:
     assert one.hidden_states is None
 
 
-def test_inference_lets_go_of_its_dataset() -> None:
+@pytest.mark.usefixtures("two_cores")
+@pytest.mark.parametrize("budget", [1, 10_000])
+def test_inference_lets_go_of_its_dataset(budget: int) -> None:
     model, dataset, _ = built("esm2", "seq_classification", "head")
     labels, there = dataset.labels, weakref.ref(dataset)
     gc.collect()
     gc.disable()  # a cycle would live until the next collection, and a proteome has many chunks until then
     try:
-        infer(model, dataset, labels, budget=100)
+        infer(model, dataset, labels, budget=budget)
         del dataset
         assert there() is None
     finally:

@@ -55,15 +55,6 @@ def test_results_come_in_order_from_threads_that_share_the_cores() -> None:
 
 
 @pytest.mark.usefixtures("two_cores")
-def test_threads_are_kept_for_the_next_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    threads = [{*side_by_side(lambda _: threading.current_thread(), range(20), 2)} for _ in range(3)]
-    kept = set.union(*threads)
-    assert len(kept) <= 2
-    monkeypatch.setattr("plft.parallel.os.getpid", lambda: -1)  # a fork, which has none of its parent's threads
-    assert {*side_by_side(lambda _: threading.current_thread(), range(20), 2)}.isdisjoint(kept)
-
-
-@pytest.mark.usefixtures("two_cores")
 @pytest.mark.parametrize(("items", "workers"), [([7], 2), ([], 2), ([1, 2, 3], 1)])
 def test_too_few_batches_run_where_they_are_asked_for(items: list[int], workers: int) -> None:
     found = list(side_by_side(lambda item: (item, threading.current_thread()), items, workers))
@@ -103,7 +94,7 @@ def test_an_error_comes_in_its_turn_and_ends_it() -> None:
 
 @pytest.mark.usefixtures("two_cores")
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize(("family", "method"), [*((name, "full") for name in tiny.PACKABLE), ("esm2", "lora")])
+@pytest.mark.parametrize(("family", "method"), [*((name, "full") for name in tiny.packable()), ("esm2", "lora")])
 def test_a_model_answers_alike_alone_and_in_threads(
     monkeypatch: pytest.MonkeyPatch, family: str, method: str, precision: str
 ) -> None:

@@ -33,4 +33,7 @@ def sequence(tiny: Checkpoint, n_residues: int = 20) -> str:
     return (letters * (n_residues // len(letters) + 1))[:n_residues]
 
 
-PACKABLE = tuple(name for name in TINY if can_pack(load_language_model(checkpoint(name))))
+@cache
+def packable() -> tuple[str, ...]:
+    """The families whose language models take packed rows."""
+    return tuple(name for name in TINY if can_pack(load_language_model(checkpoint(name))))

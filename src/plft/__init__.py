@@ -30,6 +30,7 @@ Modules, each importing only from those above it:
     dataset       records + family + task -> token ids and targets
     batching      examples -> batches within a token budget
     memory        when it runs out: the same batch in smaller pieces
+    peaks         the most memory held at a time, and giving it back
     corpus        sequence files -> tokens on disk, and the crops of an epoch
     ngrams        unigram and bigram perplexity of a corpus
     attention     attention over packed rows, for every family that can be packed
@@ -67,7 +68,6 @@ Modules, each importing only from those above it:
     mistakes      the predictions that went most wrong
     report        a run folder -> a page and a model card
     baseline_run  baselines trained beside a run and compared with it
-    peaks         the most memory held at a time
     pipeline      the whole run, top to bottom: read this first
     search_space  which settings are worth searching                                 TABLE
     trials        the trials of a search, kept in SQLite: what was tried, and what to try next

@@ -365,7 +365,7 @@ def run_batches(
                 # not inference_mode: FSDP keeps what it gathers here, and could not train with it afterwards
                 with torch.no_grad(), autocast(device, precision):
                     done.append((part, inputs, model(**inputs, **options)))
-            except RuntimeError as error:
+            except (RuntimeError, MemoryError) as error:
                 if len(part) == 1 or not ran_out_of_memory(error):
                     raise
                 half = len(part) // 2

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
-from functools import cache
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain, islice
 from typing import Any, TypeVar
 
@@ -55,28 +53,8 @@ def side_by_side(call: Callable[[Item], Result], items: Iterable[Item], workers:
     if workers == 1 or len(first) < workers:
         yield from map(call, chain(first, items))
         return
-    pool = _threads(workers, torch.get_num_threads(), os.getpid())
-    waiting = deque(pool.submit(call, item) for item in first)
-    try:
-        for item in items:
-            waiting.append(pool.submit(call, item))
-            yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        for each in waiting:
-            each.cancel()
-        wait(waiting)  # what is running still reads the model
-
-
-@cache
-def _threads(workers: int, cores: int, process: int) -> ThreadPoolExecutor:
-    """So many threads that share so many cores, kept for the next time.
-
-    Each thread has memory of its own from malloc, which keeps most of what it once was given; new threads for every
-    chunk of a proteome let that grow.  process: a fork has none of its parent's threads.
-    """
-    shares = [cores // workers + (at < cores % workers) for at in range(workers)]
+    cores = torch.get_num_threads()
+    shares = [max(1, cores // workers + (at < cores % workers)) for at in range(workers)]
     have_begun = threading.Barrier(workers + 1)
 
     def begin() -> None:
@@ -84,13 +62,18 @@ def _threads(workers: int, cores: int, process: int) -> ThreadPoolExecutor:
         torch.set_num_threads(shares.pop())
         have_begun.wait()
 
-    pool = ThreadPoolExecutor(workers, "batches", initializer=begin)
-    try:
-        for _ in range(workers):
-            pool.submit(lambda: None)
-        have_begun.wait()
-    except BaseException:
-        have_begun.abort()  # nobody waits where a thread could not be started
-        raise
-    torch.set_num_threads(cores)  # of this thread, and of those that others begin
-    return pool
+    waiting: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(workers, initializer=begin) as pool:
+        try:
+            waiting.extend(pool.submit(call, item) for item in first)
+            have_begun.wait()
+            torch.set_num_threads(cores)  # of this thread, and of those that others begin
+            for item in items:
+                waiting.append(pool.submit(call, item))
+                yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            have_begun.abort()  # nobody waits where a thread could not be started
+            for each in waiting:
+                each.cancel()

@@ -23,6 +23,7 @@ from plft.errors import PlftError
 from plft.families import Family
 from plft.labels import LabelSpace
 from plft.model import infer
+from plft.peaks import give_back
 from plft.records import Record
 from plft.tables import Row, TableWriter
 from plft.tokens import ResidueTokenizer
@@ -197,7 +198,10 @@ def as_record(given: str | Record, number: int) -> Record:
 
 
 def chunks(records: Iterable[Record], residues: int) -> Iterator[list[Record]]:
-    """Cut a stream of records into lists of about that many residues, and of CHUNK_RECORDS at most."""
+    """Cut a stream of records into lists of about that many residues, and of CHUNK_RECORDS at most.
+
+    Memory that work on a list left behind is given back before the next one, or it would grow over a proteome.
+    """
     chunk: list[Record] = []
     size = 0
     for record in records:
@@ -206,6 +210,7 @@ def chunks(records: Iterable[Record], residues: int) -> Iterator[list[Record]]:
         if size >= residues or len(chunk) == CHUNK_RECORDS:
             yield chunk
             chunk, size = [], 0
+            give_back()
     if chunk:
         yield chunk
 
