@@ -151,8 +151,8 @@ def test_the_loss_of_span_corruption_is_that_of_transformers_alone():
     for crop in crops:
         asked, answers = (torch.from_numpy(each)[None] for each in crop.decoder)
         logits = model(input_ids=torch.from_numpy(crop.ids)[None], decoder_input_ids=asked).logits
-        reference += float(F.cross_entropy(logits[0], answers[0], ignore_index=NOTHING, reduction="sum"))
-    assert float(LanguageModelTask(model)(**pad(crops, 0))) == pytest.approx(reference, rel=1e-5)
+        reference += F.cross_entropy(logits[0], answers[0], ignore_index=NOTHING, reduction="sum").item()
+    assert LanguageModelTask(model)(**pad(crops, 0)).item() == pytest.approx(reference, rel=1e-5)
 
 
 def test_the_head_sees_only_predicted_positions():
