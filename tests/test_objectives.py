@@ -170,7 +170,7 @@ def test_a_batch_in_which_nothing_is_predicted_has_loss_zero():
     model = load_language_model(tiny.checkpoint("esm2"))
     use_packing(model)
     crop = mask_tokens(np.array([0, 2]), Symbols.of(tiny.checkpoint("esm2")), 0.15, np.random.default_rng(0))
-    assert float(LanguageModelTask(model)(**pack([crop]))) == 0
+    assert LanguageModelTask(model)(**pack([crop])).item() == 0
 
 
 def test_a_tokenizer_without_a_mask_is_refused_for_masking():
