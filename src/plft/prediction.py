@@ -331,6 +331,7 @@ def _begin_work(load: Callable[[], Predictor], threads: int) -> None:
 
 def _work(chunk: list[Record]) -> Answers:
     assert _predictor is not None
+    give_back()  # `chunks` does so in the process that reads
     return answer(_predictor, chunk, _predictor.dataset(chunk, labelled=False))
 
 
