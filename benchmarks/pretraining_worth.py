@@ -39,7 +39,7 @@ TASKS = {
     "location": Task(
         "scl_deeploc1/deeploc1.csv.gz",
         (
-            *("--tune", "full", "--epochs", "3", "--learning-rate", "0.0005", "--set", "training.metric=accuracy"),
+            *("--tune", "full", "--epochs", "2", "--learning-rate", "0.0005", "--set", "training.metric=accuracy"),
             *("--set", "data.max_residues=256", "--set", "data.unseen_classes=drop"),
         ),
         "test_hard",

@@ -51,6 +51,7 @@ Modules, each importing only from those above it:
     baselines     what does without a neural network, beside every run                 TABLE
     training      the transformers Trainer, set up for the above
     together      several processes that train together, on one machine
+    optimizers    Muon for weight matrices, AdamW for the rest
     budget        how long pretraining lasts, and its learning rate
     pretraining   the Trainer for language models: packed crops in an endless stream
     preparation   what is read, decided and checked before weights are loaded

@@ -222,7 +222,10 @@ class LanguageModelConfig(Section):
     )
     rate: Annotated[float, Field(gt=0, lt=1)] = Field(0.15, description="share of tokens that is predicted")
     learning_rate: Annotated[float, Field(gt=0)] | None = Field(None, description="peak learning rate")
-    weight_decay: Annotated[float, Field(ge=0)] = Field(0.05, description="AdamW weight decay")
+    optimizer: Literal["auto", "muon", "adamw"] = Field(
+        "auto", description="muon: for weight matrices, with AdamW for the rest; auto: muon for a new model, else adamw"
+    )
+    weight_decay: Annotated[float, Field(ge=0)] = Field(0.05, description="decoupled weight decay")
     warmup_share: Annotated[float, Field(ge=0, le=0.5)] = Field(0.05, description="share of the budget that warms up")
     decay_share: Annotated[float, Field(ge=0, le=1)] = Field(
         0.3, description="share of the budget at the end in which the learning rate falls to zero"

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from plft.config import read_yaml
+from plft.optimizers import OPTIMIZERS
 from plft.plots import Line, line_chart
 from plft.report import render
 from plft.runfolder import read_json, write_text
@@ -106,6 +107,7 @@ def _facts(metrics: dict[str, Any], settings: dict[str, Any]) -> list[tuple[str,
         ("trained", f"{metrics['tokens']:,} tokens in {metrics['steps']:,} steps, {metrics['minutes']:.1f} minutes"),
         ("machine", metrics["hardware"]),
         ("precision", choices["precision"]),
+        ("optimiser", OPTIMIZERS[choices.get("optimizer", "adamw")]),
         ("peak learning rate", f"{choices['learning_rate']:.3g}"),
         ("method", settings["method"]),
         ("sequences", f"{data['sequences']:,} with {data['residues']:,} residues, {data['duplicates']:,} exact copies"),

@@ -27,6 +27,7 @@ from plft.errors import PlftError
 from plft.homology import IDENTITY, find_mmseqs, homologous_queries
 from plft.language_models import load_language_model
 from plft.objectives import OBJECTIVES, LanguageModelTask, Symbols, check_symbols
+from plft.optimizers import OPTIMIZERS
 from plft.pretraining import Recipe
 from plft.ranks import is_first, processes, rank
 from plft.records import read_records
@@ -60,6 +61,7 @@ class Choices:
     precision: str
     store: str
     tokens_per_second: float | None = None
+    optimizer: str = "adamw"  # of runs that were begun before there was a choice
 
     @property
     def step_tokens(self) -> int:
@@ -142,8 +144,8 @@ def prepare(config: LanguageModelConfig, out: Path, say: Say, started: float, re
     tell(
         f"{checkpoint.lasting_name}: {trainable:,} of {total:,} weights learn "
         f"{OBJECTIVES[checkpoint.family.objective].title}; crops of {choices.crop} tokens, "
-        f"{choices.step_tokens * processes():,} tokens a step, learning rate {choices.learning_rate:.2g}, "
-        f"{choices.precision}"
+        f"{choices.step_tokens * processes():,} tokens a step, learning rate {choices.learning_rate:.2g} "
+        f"with {OPTIMIZERS[choices.optimizer]}, {choices.precision}"
     )
     return Prepared(config, checkpoint, data, task, choices, sentences)
 
@@ -318,6 +320,7 @@ def choose(
             )
         return Choices(**kept)
     crop = min(config.crop or CROP, checkpoint.family.max_tokens or config.crop or CROP)
+    fitting = "muon" if checkpoint.is_scratch else "adamw"
     choices = Choices(
         crop=crop,
         batch_tokens=config.batch_residues or max(crop, _batch_tokens(checkpoint)),
@@ -325,6 +328,7 @@ def choose(
         learning_rate=config.learning_rate or _learning_rate(config, checkpoint),
         precision=choose_precision(config.precision, checkpoint.family)[0],
         store=data.corpus.folder.name,
+        optimizer=fitting if config.optimizer == "auto" else config.optimizer,
     )
     if choices.batch_tokens < choices.crop:
         raise PlftError(

@@ -232,6 +232,7 @@ def make_trainer(
             reserve=reserve,
             guess=guess,
         ),
+        choices.optimizer,
     )
     trainer.journal = Journal(out / "history.jsonl", trainer)
     for each in (*callbacks, trainer.journal):

@@ -27,6 +27,7 @@ from plft.budget import UNKNOWN, Budget
 from plft.config import LanguageModelConfig
 from plft.corpus import Crops
 from plft.objectives import NOTHING, Corrupted, LanguageModelTask, Objective, Symbols, pack, pad
+from plft.optimizers import MuonWithAdamW, matrices
 from plft.training import has_accelerator, readable_checkpoint
 
 AHEAD = 512  # crops looked up together
@@ -124,7 +125,7 @@ class LanguageModelTrainer(Trainer):
     """The Trainer for a `LanguageModelTask`: loss summed over predicted tokens and divided by their number per step.
 
     stream: training batches.  held_out: makes the batches to evaluate on, on the model's device.
-    budget: the `Budget` that ends training and shapes the learning rate.
+    budget: the `Budget` that ends training and shapes the learning rate.  optimizer: muon or adamw.
     """
 
     def __init__(
@@ -134,9 +135,10 @@ class LanguageModelTrainer(Trainer):
         stream: Stream,
         held_out: Callable[[], Iterator[dict[str, Any]]],
         budget: Budget,
+        optimizer: str,
     ) -> None:
         args._n_gpu = min(args.n_gpu, 1)
-        self.stream, self.held_out = stream, held_out
+        self.stream, self.held_out, self.uses_muon = stream, held_out, optimizer == "muon"
         self.started = budget.started
         self.journal: Any = None
         super().__init__(model=task, args=args, train_dataset=stream)
@@ -178,6 +180,14 @@ class LanguageModelTrainer(Trainer):
         self.stream.start = self.state.global_step * self.args.gradient_accumulation_steps
         self.budget.started = self.started
         return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+
+    def create_optimizer(self, model: nn.Module | None = None) -> Any:
+        """AdamW, with Muon for the matrices where it is wanted."""
+        if self.optimizer is None:  # type: ignore[has-type]
+            adamw = super().create_optimizer(model)
+            found = matrices(self.accelerator.unwrap_model(self.model).plain) if self.uses_muon else []
+            self.optimizer: Any = MuonWithAdamW(adamw, found) if found else adamw
+        return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """The budget's learning rate; it may still change its mind, so it is asked anew at every step."""

@@ -1,0 +1,98 @@
+"""Which weights Muon moves, what a step is, and that its state survives."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+
+import tiny
+from plft.language_models import load_language_model
+from plft.optimizers import MuonWithAdamW, matrices
+
+
+def names(model, found) -> set[str]:
+    ids = {id(each) for each in found}
+    return {name for name, each in model.named_parameters() if id(each) in ids}
+
+
+@pytest.mark.parametrize("family", tiny.KNOWN)
+def test_muon_moves_maps_between_hidden_states_and_neither_embeddings_nor_logits(family):
+    model = load_language_model(tiny.checkpoint(family))
+    found = matrices(model)
+    assert len(found) >= 8  # at least attention and feed-forward of two blocks
+    assert all(each.ndim == 2 for each in found)
+    assert not any(part in name for name in names(model, found) for part in ("embed", "wte", "wpe", "shared", "norm"))
+    assert not any(each is model.get_output_embeddings().weight for each in found)
+
+
+def test_frozen_matrices_are_left_alone():
+    model = load_language_model(tiny.checkpoint("esm2"))
+    tuned = get_peft_model(model, LoraConfig(r=4, target_modules=["query"]))
+    assert names(tuned, matrices(tuned.get_base_model())) == {
+        name for name, each in tuned.named_parameters() if each.requires_grad
+    }
+
+
+def pair(lr: float = 0.1, decay: float = 0.0):
+    torch.manual_seed(0)
+    matrix, vector = torch.nn.Parameter(torch.randn(4, 6)), torch.nn.Parameter(torch.randn(6))
+    adamw = torch.optim.AdamW(
+        [{"params": [matrix], "weight_decay": decay}, {"params": [vector], "weight_decay": 0.0}], lr
+    )
+    return matrix, vector, MuonWithAdamW(adamw, [matrix])
+
+
+def test_a_first_step_is_an_orthogonal_matrix_as_large_as_a_step_of_adamw():
+    matrix, vector, optimizer = pair()
+    before, was = matrix.detach().clone(), vector.detach().clone()
+    matrix.grad, vector.grad = torch.randn(4, 6), torch.randn(6)
+    u, _, v = torch.linalg.svd(matrix.grad, full_matrices=False)
+    optimizer.step()
+    step = (before - matrix).detach() / (0.1 * 0.2 * 6**0.5)  # Liu et al. 2025, equation 4
+    singular = torch.linalg.svdvals(step)
+    assert singular.min() > 0.5  # five Newton-Schulz iterations leave singular values between about 0.7 and 1.2
+    assert singular.max() < 1.3
+    assert torch.nn.functional.cosine_similarity(step.flatten(), (u @ v).flatten(), dim=0) > 0.97
+    assert torch.allclose((was - vector).detach(), 0.1 * vector.grad.sign(), atol=1e-5)  # Adam's first step
+
+
+def test_weight_decay_and_the_learning_rate_reach_both():
+    matrix, vector, optimizer = pair(lr=0.5, decay=0.2)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 if step == 0 else 0)
+    before = matrix.detach().clone()
+    matrix.grad, vector.grad = torch.zeros(4, 6), torch.zeros(6)
+    optimizer.step()
+    assert torch.allclose(matrix, before * (1 - 0.5 * 0.2))
+    schedule.step()
+    matrix.grad, vector.grad = torch.randn(4, 6), torch.randn(6)
+    resting = matrix.detach().clone(), vector.detach().clone()
+    optimizer.step()
+    assert torch.equal(matrix, resting[0])
+    assert torch.equal(vector, resting[1])
+
+
+def test_a_state_that_was_saved_goes_on_as_if_nothing_had_happened(tmp_path):
+    gradients = torch.Generator().manual_seed(1)
+    drawn = [(torch.randn(4, 6, generator=gradients), torch.randn(6, generator=gradients)) for _ in range(6)]
+
+    def steps(parts, some):
+        matrix, vector, optimizer = parts
+        for matrix.grad, vector.grad in some:
+            optimizer.step()
+
+    whole = pair()
+    steps(whole, drawn)
+    first = pair()
+    steps(first, drawn[:3])
+    torch.save(first[2].state_dict(), tmp_path / "state.pt")
+    second = pair()
+    second[0].data, second[1].data = copy.deepcopy(first[0].data), copy.deepcopy(first[1].data)
+    second[2].load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    for group in second[2].param_groups:
+        assert group["lr"] == 0.1
+    steps(second, drawn[3:])
+    assert torch.equal(whole[0], second[0])
+    assert torch.equal(whole[1], second[1])
