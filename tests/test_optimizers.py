@@ -96,3 +96,12 @@ def test_a_state_that_was_saved_goes_on_as_if_nothing_had_happened(tmp_path):
     steps(second, drawn[3:])
     assert torch.equal(whole[0], second[0])
     assert torch.equal(whole[1], second[1])
+
+
+def test_nothing_has_to_be_left_for_adamw():
+    weight = torch.nn.Parameter(torch.randn(3, 3))
+    optimizer = MuonWithAdamW(torch.optim.AdamW([weight], 0.1), [weight])
+    weight.grad, before = torch.randn(3, 3), weight.detach().clone()
+    optimizer.step()
+    optimizer.load_state_dict(optimizer.state_dict())
+    assert not torch.equal(weight, before)

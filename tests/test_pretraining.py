@@ -237,6 +237,27 @@ def test_a_run_interrupted_three_times_ends_with_the_weights_of_an_undisturbed_o
         assert counts[0][number] == counts[1][number]
 
 
+def test_a_new_model_is_trained_with_muon_and_one_to_go_on_from_with_adamw(tmp_path, corpus):
+    found = {}
+    run_language_model(settings(corpus, steps=1), tmp_path / "new")
+    for name, options in {"on": {}, "asked": {"optimizer": "muon"}}.items():
+        run_language_model(settings(corpus, steps=1, model=str(tmp_path / "new"), **options), tmp_path / name)
+    for name in ("new", "on", "asked"):
+        found[name] = json.loads((tmp_path / name / "choices.json").read_text())["optimizer"]
+        assert {"muon": "| Muon |", "adamw": "| AdamW |"}[found[name]] in (tmp_path / name / "README.md").read_text()
+        state = torch.load(next((tmp_path / name / "checkpoints").glob("*/optimizer.pt")), weights_only=True)
+        assert ("parts" in state) == (found[name] == "muon")
+    assert found == {"new": "muon", "on": "adamw", "asked": "muon"}
+
+
+def test_muon_learns_more_in_as_many_steps(tmp_path, corpus):
+    after = {}
+    for optimizer in ("muon", "adamw"):
+        metrics = run_language_model(settings(corpus, steps=40, optimizer=optimizer), tmp_path / optimizer)
+        after[optimizer] = metrics["perplexity"]["after"]["held_out"]
+    assert after["muon"] < after["adamw"]
+
+
 def test_resuming_a_finished_run_changes_nothing(tmp_path, corpus):
     config = settings(corpus, save_steps=4)
     run_language_model(config, tmp_path / "m")
