@@ -51,7 +51,10 @@ MODELS = {
         files=("pretrain_protein/train.fasta.gz",),
         valid=("pretrain_protein/valid.fasta.gz",),
         arch="esm2-6x160x5",
-        stretches=({"minutes": 38, "workers": 2, "rate": 0.25},),
+        stretches=(
+            {"minutes": 76, "optimizer": "adamw"},
+            {"residues": 24_000_000, "seed": 1, "decay_share": 0.5, "optimizer": "adamw"},
+        ),
     ),
     "dna": Model(
         files=(
@@ -63,7 +66,7 @@ MODELS = {
         ),
         valid=(),
         arch="dna-1m",
-        stretches=({"minutes": 15},),
+        stretches=({"minutes": 15, "optimizer": "adamw"},),
     ),
 }
 
