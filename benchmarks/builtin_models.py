@@ -4,7 +4,7 @@
 
 DATA_FOLDER holds the corpora (they do not come with plft). A model is trained in one stretch or in several, each going
 on from the one before with another order and other masks. What WORK_FOLDER holds already is not done again. The weights
-that ship are rounded to bf16; the perplexities on the card are of those weights, with 15 % of the residues hidden.
+that ship are rounded to bf16; the perplexities on the card are of those weights.
 """
 
 from __future__ import annotations
@@ -19,12 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 import plft
 from plft.alphabet import PROTEIN
-from plft.config import LanguageModelConfig, language_model_config, read_yaml
+from plft.config import LanguageModelConfig, language_model_config
 from plft.homology import find_mmseqs, homologous_queries
 from plft.language_card import write_language_card
 from plft.language_preparation import prepare
@@ -32,7 +31,6 @@ from plft.language_run import perplexities, run_language_model
 from plft.records import read_records
 from plft.runfolder import write_json
 
-RATE = 0.15  # perplexities are measured with so many tokens hidden, however many were in training
 PACKAGE = Path(plft.__file__).parent / "builtin"
 
 
@@ -134,14 +132,12 @@ def measure(name: str, model: Model, data: Path, work: Path, folder: Path) -> No
     if model.valid:
         sets["clean"] = [str(without_homologs(model, data, work))]
     for part, files in sets.items():
-        shipped = {"model": str(folder), "valid": files, "precision": "fp32", "rate": RATE}
+        shipped = {"model": str(folder), "valid": files, "precision": "fp32"}
         config = configuration(model, data, work, 0).model_copy(update=shipped)
         prepared = prepare(config, work / "0", print, time.monotonic(), resume=True)  # the same part is held out
         found = perplexities(prepared, 10**9)
         metrics["perplexity"]["after"] |= {part: found.pop("held_out"), **found}
     write_json(folder / "metrics.json", metrics)
-    settings = folder / "pretraining.yaml"
-    settings.write_text(yaml.safe_dump(read_yaml(settings) | {"rate": RATE}))  # the card says how it was measured
     write_language_card(folder, f"builtin:{name}")
     for used in ("history.jsonl", "pretraining.yaml"):  # for the card alone; the script holds the settings
         (folder / used).unlink()
