@@ -14,7 +14,7 @@ import json
 import shutil
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -132,9 +132,10 @@ def measure(name: str, model: Model, data: Path, work: Path, folder: Path) -> No
     if model.valid:
         sets["clean"] = [str(without_homologs(model, data, work))]
     for part, files in sets.items():
-        shipped = {"model": str(folder), "valid": files, "precision": "fp32"}
+        shipped = {"model": str(folder), "valid": files}
         config = configuration(model, data, work, 0).model_copy(update=shipped)
         prepared = prepare(config, work / "0", print, time.monotonic(), resume=True)  # the same part is held out
+        prepared = replace(prepared, choices=replace(prepared.choices, precision="fp32"))
         found = perplexities(prepared, 10**9)
         metrics["perplexity"]["after"] |= {part: found.pop("held_out"), **found}
     write_json(folder / "metrics.json", metrics)

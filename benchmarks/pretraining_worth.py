@@ -33,13 +33,13 @@ class Task:
 TASKS = {
     "secondary": Task(
         "flip_secondary_structure/sampled.csv.gz",
-        ("--tune", "full", "--epochs", "2", "--learning-rate", "0.0005", "--set", "training.metric=accuracy"),
+        ("--tune", "full", "--epochs", "1", "--learning-rate", "0.0015", "--set", "training.metric=accuracy"),
         "test",
     ),
     "location": Task(
         "scl_deeploc1/deeploc1.csv.gz",
         (
-            *("--tune", "full", "--epochs", "2", "--learning-rate", "0.0005", "--set", "training.metric=accuracy"),
+            *("--tune", "full", "--epochs", "2", "--learning-rate", "0.001", "--set", "training.metric=accuracy"),
             *("--set", "data.max_residues=256", "--set", "data.unseen_classes=drop"),
         ),
         "test_hard",

@@ -239,15 +239,28 @@ def test_a_run_interrupted_three_times_ends_with_the_weights_of_an_undisturbed_o
 
 def test_a_new_model_is_trained_with_muon_and_one_to_go_on_from_with_adamw(tmp_path, corpus):
     found = {}
-    run_language_model(settings(corpus, steps=1), tmp_path / "new")
-    for name, options in {"on": {}, "asked": {"optimizer": "muon"}}.items():
-        run_language_model(settings(corpus, steps=1, model=str(tmp_path / "new"), **options), tmp_path / name)
-    for name in ("new", "on", "asked"):
+    run_language_model(settings(corpus, steps=1, precision="bf16"), tmp_path / "new")
+    run_language_model(settings(corpus, steps=1, precision="fp32"), tmp_path / "without-bf16")
+    others = {"on": {}, "asked": {"optimizer": "muon"}, "lora": {"optimizer": "muon", "method": "lora"}}
+    for name, options in others.items():
+        run_language_model(
+            settings(corpus, steps=1, model=str(tmp_path / "new"), precision="bf16", **options), tmp_path / name
+        )
+    for name in ("new", "without-bf16", *others):
         found[name] = json.loads((tmp_path / name / "choices.json").read_text())["optimizer"]
-        assert {"muon": "| Muon |", "adamw": "| AdamW |"}[found[name]] in (tmp_path / name / "README.md").read_text()
+        assert {"muon": "| Muon and AdamW |", "adamw": "| AdamW |"}[found[name]] in (
+            tmp_path / name / "README.md"
+        ).read_text()
         state = torch.load(next((tmp_path / name / "checkpoints").glob("*/optimizer.pt")), weights_only=True)
         assert ("parts" in state) == (found[name] == "muon")
-    assert found == {"new": "muon", "on": "adamw", "asked": "muon"}
+    assert found == {"new": "muon", "without-bf16": "adamw", "on": "adamw", "asked": "muon", "lora": "muon"}
+
+
+def test_fsdp_is_refused_before_anything_is_written(tmp_path, corpus, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(PlftError, match=r"FSDP.*--multi_gpu"):
+        run_language_model(settings(corpus, steps=1), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_muon_learns_more_in_as_many_steps(tmp_path, corpus):

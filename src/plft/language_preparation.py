@@ -320,13 +320,14 @@ def choose(
             )
         return Choices(**kept)
     crop = min(config.crop or CROP, checkpoint.family.max_tokens or config.crop or CROP)
-    fitting = "muon" if checkpoint.is_scratch else "adamw"
+    precision = choose_precision(config.precision, checkpoint.family)[0]
+    fitting = "muon" if checkpoint.is_scratch and precision == "bf16" else "adamw"
     choices = Choices(
         crop=crop,
         batch_tokens=config.batch_residues or max(crop, _batch_tokens(checkpoint)),
         accumulation=1,
         learning_rate=config.learning_rate or _learning_rate(config, checkpoint),
-        precision=choose_precision(config.precision, checkpoint.family)[0],
+        precision=precision,
         store=data.corpus.folder.name,
         optimizer=fitting if config.optimizer == "auto" else config.optimizer,
     )

@@ -72,6 +72,8 @@ def run_language_model(
     Raises PlftError for files, models and budgets that cannot be used.
     """
     started = time.monotonic() if started is None else started
+    if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
+        raise PlftError("Language models cannot be trained under FSDP yet. Launch with --multi_gpu instead (DDP).")
     shared: Any = (config, out, resume, overwrite, started)
     own: dict[str, Any] = {"say": say, "callbacks": callbacks}
     if config.workers == 1 or processes() > 1:

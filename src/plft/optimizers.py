@@ -10,18 +10,17 @@ from torch.optim import Muon, Optimizer
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-OPTIMIZERS = {"muon": "Muon", "adamw": "AdamW"}
+OPTIMIZERS = {"muon": "Muon and AdamW", "adamw": "AdamW"}
 
 
 def matrices(model: PreTrainedModel) -> list[Tensor]:
-    """The weights of linear layers that train, except those of the layer that gives logits, tied or not.
+    """The weights of linear layers that train, except those of the layer that gives logits.
 
     Muon is for maps between hidden states; embeddings and logits are better off with AdamW (Jordan et al. 2024).
     """
-    output = model.get_output_embeddings()
-    tied = {id(each.weight) for each in (model.get_input_embeddings(), output) if each is not None}
+    logits = getattr(model.get_output_embeddings(), "weight", None)
     found = {id(each.weight): each.weight for each in model.modules() if isinstance(each, nn.Linear | Conv1D)}
-    return [weight for key, weight in found.items() if key not in tied and weight.requires_grad]
+    return [weight for weight in found.values() if weight is not logits and weight.requires_grad]
 
 
 class MuonWithAdamW(Optimizer):
@@ -29,23 +28,26 @@ class MuonWithAdamW(Optimizer):
 
     Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon) moves a matrix by the nearest orthogonal one to
     its averaged gradient, so that all directions learn, not only the few that dominate the gradient. Its steps are
-    scaled such that learning rate and weight decay are those of AdamW (Liu et al. 2025, arXiv 2502.16982).
+    scaled such that learning rate and weight decay are those of AdamW (Liu et al. 2025, arXiv 2502.16982). They are
+    computed in bf16, which takes a CPU without bf16 twenty times as long.
 
-    adamw: over all weights that train; the matrices are taken out of it.  matrices: two-dimensional weights.
+    adamw: over all weights that train; Muon's are taken out of it.  weights: those for Muon, two-dimensional.
     """
 
-    def __init__(self, adamw: Optimizer, matrices: list[Tensor]) -> None:
-        theirs = {id(each) for each in matrices}
+    def __init__(self, adamw: Optimizer, weights: list[Tensor]) -> None:
+        theirs = {id(each) for each in weights}
         for group in adamw.param_groups:
             group["params"] = [each for each in group["params"] if id(each) not in theirs]
         settings = {name: adamw.param_groups[0][name] for name in ("lr", "weight_decay")}
-        self.parts = (Muon(matrices, adjust_lr_fn="match_rms_adamw", **settings), adamw)
+        self.parts = (Muon(weights, adjust_lr_fn="match_rms_adamw", **settings), adamw)
         super().__init__([group for part in self.parts for group in part.param_groups], {})
 
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """One step of both."""
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """One step of both; the closure's value, if one is given."""
+        loss = None if closure is None else closure()
         for part in self.parts:
             part.step()
+        return loss
 
     def state_dict(self) -> dict[str, Any]:
         """The states of both: tensors and plain values."""

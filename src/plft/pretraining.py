@@ -185,8 +185,7 @@ class LanguageModelTrainer(Trainer):
         """AdamW, with Muon for the matrices where it is wanted."""
         if self.optimizer is None:  # type: ignore[has-type]
             adamw = super().create_optimizer(model)
-            task = self.accelerator.unwrap_model(self.model if model is None else model)
-            found = matrices(task.plain) if self.uses_muon else []
+            found = matrices(self.accelerator.unwrap_model(self.model).plain) if self.uses_muon else []
             self.optimizer: Any = MuonWithAdamW(adamw, found) if found else adamw
         return self.optimizer
 
