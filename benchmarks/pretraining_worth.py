@@ -8,6 +8,7 @@ Runs that are finished are not repeated. Each line is the metric of the test par
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import statistics
@@ -30,24 +31,25 @@ class Task:
     metric: str = "accuracy"
 
 
+SECONDARY, LOCATION = "flip_secondary_structure/sampled.csv.gz", "scl_deeploc1/deeploc1.csv.gz"
+ACCURACY = ("--set", "training.metric=accuracy")
+FIRST_256 = ("--set", "data.max_residues=256", "--set", "data.unseen_classes=drop")
+
+
+def full(epochs: int, rate: float, *more: str) -> tuple[str, ...]:
+    """Full fine-tuning at a peak learning rate."""
+    return ("--tune", "full", "--epochs", str(epochs), "--learning-rate", str(rate), *ACCURACY, *more)
+
+
 TASKS = {
-    "secondary": Task(
-        "flip_secondary_structure/sampled.csv.gz",
-        ("--tune", "full", "--epochs", "1", "--learning-rate", "0.0015", "--set", "training.metric=accuracy"),
-        "test",
-    ),
-    "location": Task(
-        "scl_deeploc1/deeploc1.csv.gz",
-        (
-            *("--tune", "full", "--epochs", "2", "--learning-rate", "0.001", "--set", "training.metric=accuracy"),
-            *("--set", "data.max_residues=256", "--set", "data.unseen_classes=drop"),
-        ),
-        "test_hard",
-    ),
+    "secondary": Task(SECONDARY, full(1, 0.0015), "test"),
+    "secondary-slow": Task(SECONDARY, full(2, 0.0005), "test"),
+    "location": Task(LOCATION, full(2, 0.001, *FIRST_256), "test_hard"),
+    "location-slow": Task(LOCATION, full(3, 0.0005, *FIRST_256), "test_hard"),
     "secondary-head": Task(
-        "flip_secondary_structure/sampled.csv.gz",
+        SECONDARY,
         (
-            *("--tune", "head", "--head", "cnn", "--epochs", "6", "--set", "training.metric=accuracy"),
+            *("--tune", "head", "--head", "cnn", "--epochs", "6", *ACCURACY),
             *("--set", "model.head_layers=3", "--set", "model.head_width=128", "--set", "model.head_kernel=9"),
         ),
         "test",
@@ -57,7 +59,9 @@ TASKS = {
 
 def finished(name: str, model: str, seed: int, options: argparse.Namespace) -> float:
     """The metric of one run, trained first if it is not there."""
-    task, out = TASKS[name], options.runs / f"{name}-{model}-{seed}"
+    task = TASKS[name]
+    settings = hashlib.sha256(" ".join(task.arguments).encode()).hexdigest()[:6]
+    out = options.runs / f"{name}-{settings}-{model}-{seed}"
     if not (out / "metrics.json").exists():
         data = str(options.data / task.data)
         command = [sys.executable, "-m", "plft", "train", data, "--model", MODELS[model], "--seed", str(seed)]

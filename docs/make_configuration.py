@@ -42,7 +42,8 @@ LANGUAGE_MODELS = """
 
 What `plft pretrain` and `plft adapt` write into the new folder, every key explicit. Most keys have a flag of the same
 name (`--batch-residues` for `batch_residues`; `plft pretrain --help`); `model` is `--arch` with `scratch:` before it.
-The others are set from Python, with `plft.config.language_model_config` and `plft.language_run.run_language_model`.
+The others are set with `--set key=value`, or from Python with `plft.config.language_model_config` and
+`plft.language_run.run_language_model`. Without `--workers` the command line chooses it where the budget is in minutes.
 Exactly one of `minutes`, `steps` and `residues` holds a number. See [Language models](language-models.md).
 
 """

@@ -51,7 +51,7 @@ if Path("crammed/curve.svg").exists():
 # *Counting alone* is the bar to clear: the unigram perplexity knows how frequent each residue is, the bigram perplexity
 # also the residue before. A model that is not below them has learned nothing about proteins.
 #
-# What would more time give? `builtin:protein` was made by the same command with a larger model and 15 % hidden. Its
+# What would more time give? `builtin:protein` was made by `plft pretrain` too, with a larger model and 15 % hidden. Its
 # card says: 15.2 after 8 minutes, 14.7 after 34, 13.9 after 145. Most is learned early, and the rest is expensive.
 
 # %% [markdown]
