@@ -2,7 +2,8 @@
 
     python benchmarks/pretraining_worth.py DATA_FOLDER RUNS_FOLDER [--only secondary] [--seeds 3] [--at-once 2]
 
-Runs that are finished are not repeated. Each line is the metric of the test part, per seed, and the mean difference.
+Runs that are finished are not repeated, so take another RUNS_FOLDER for another pretrained model. Each line is the
+metric of the test part, per seed, and the mean difference.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-MODELS = {"pretrained": "builtin:protein", "scratch": "scratch:esm2-6x160x5"}
+KINDS = ("pretrained", "scratch")
 
 
 @dataclass(frozen=True)
@@ -57,14 +58,14 @@ TASKS = {
 }
 
 
-def finished(name: str, model: str, seed: int, options: argparse.Namespace) -> float:
+def finished(name: str, kind: str, seed: int, options: argparse.Namespace) -> float:
     """The metric of one run, trained first if it is not there."""
     task = TASKS[name]
     settings = hashlib.sha256(" ".join(task.arguments).encode()).hexdigest()[:6]
-    out = options.runs / f"{name}-{settings}-{model}-{seed}"
+    out = options.runs / f"{name}-{settings}-{kind}-{seed}"
     if not (out / "metrics.json").exists():
         data = str(options.data / task.data)
-        command = [sys.executable, "-m", "plft", "train", data, "--model", MODELS[model], "--seed", str(seed)]
+        command = [sys.executable, "-m", "plft", "train", data, "--model", getattr(options, kind), "--seed", str(seed)]
         threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // options.at_once))}
         with (options.runs / f"{out.name}.log").open("a") as log:
             lean = ["--set", "baselines.run=false"]
@@ -87,15 +88,17 @@ def main() -> None:
     parser.add_argument("runs", type=Path)
     parser.add_argument("--only", choices=TASKS, action="append")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--pretrained", default="builtin:protein")
+    parser.add_argument("--scratch", default="scratch:esm2-6x160x5", help="the same shape")
     parser.add_argument("--at-once", type=int, default=2, help="runs side by side; each gets its share of the cores")
     options = parser.parse_args()
     options.runs.mkdir(parents=True, exist_ok=True)
     for name in options.only or TASKS:
-        jobs = [(model, seed) for seed in range(options.seeds) for model in MODELS]
+        jobs = [(kind, seed) for seed in range(options.seeds) for kind in KINDS]
         with ThreadPoolExecutor(options.at_once) as pool:
             found = dict(zip(jobs, pool.map(lambda job, name=name: finished(name, *job, options), jobs), strict=True))
-        for model in MODELS:
-            print(f"{name}, {model}: {', '.join(f'{found[model, seed]:.3f}' for seed in range(options.seeds))}")
+        for kind in KINDS:
+            print(f"{name}, {kind}: {', '.join(f'{found[kind, seed]:.3f}' for seed in range(options.seeds))}")
         gains = [found["pretrained", seed] - found["scratch", seed] for seed in range(options.seeds)]
         print(
             f"{name}: {TASKS[name].metric} of {TASKS[name].split} is higher by {statistics.mean(gains):+.3f} on average"

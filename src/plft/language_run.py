@@ -30,11 +30,9 @@ from plft.runfolder import check_place, new_folder, write_json, write_text
 from plft.together import most_workers, train_together
 from plft.training import check_tracker, has_accelerator, last_checkpoint, leave_process_group
 
-FIRST_LOOK, LOOK, FINAL_LOOK = (
-    4000,
-    60_000,
-    600_000,
-)  # held-out tokens read: to see how long it takes, on the way, at the end
+FIRST_LOOK = 4000  # held-out tokens read to see how long it takes
+LOOK = 60_000  # on the way
+FINAL_LOOK = 600_000  # before and after
 SAVING = 15  # seconds kept for counting and saving at the end
 OWN_FILES = (
     "pretraining.yaml",
