@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -22,16 +24,20 @@ from plft.objectives import (
     pack,
     pad,
 )
+from plft.tokens import Encoded
 
 MASKED = ["esm2", "esmc", "protbert", "nucleotide-transformer", "dnabert", "dna", "generic"]
 LETTERS = {"dna": "ACGT", "protein": "ACDEFGHIKLMNPQRSTVWY"}
 
 
-def tokens_of(family: str, n: int, seed: int = 0) -> np.ndarray:
+def encoded(family: str, n: int, seed: int = 0) -> Encoded:
     checkpoint = tiny.checkpoint(family)
     letters = list(LETTERS[checkpoint.family.alphabet])
-    sequence = "".join(np.random.default_rng(seed).choice(letters, n))
-    return checkpoint.residue_tokenizer.encode(sequence).input_ids.astype(np.int64)
+    return checkpoint.residue_tokenizer.encode("".join(np.random.default_rng(seed).choice(letters, n)))
+
+
+def tokens_of(family: str, n: int, seed: int = 0) -> np.ndarray:
+    return encoded(family, n, seed).input_ids.astype(np.int64)
 
 
 @pytest.mark.parametrize("rate", [0.15, 0.25])
@@ -47,6 +53,13 @@ def test_the_masked_share_of_a_million_residues_is_the_rate_within_a_fifth_of_a_
         eligible += int((~symbols.is_special[crop]).sum())
     assert eligible > 1_000_000
     assert abs(chosen / eligible - rate) < 0.002
+
+
+@pytest.mark.parametrize("family", [*MASKED, "prott5", "prostt5", "ankh"])
+def test_what_holds_no_residue_is_special_and_nothing_else(family):
+    spans = encoded(family, 300).spans
+    special = Symbols.of(tiny.checkpoint(family)).is_special[tokens_of(family, 300)]
+    assert np.array_equal(special, spans[:, 0] == spans[:, 1])
 
 
 @pytest.mark.parametrize("family", MASKED)
@@ -96,6 +109,19 @@ def test_every_token_predicts_the_next_and_the_last_one_nothing():
     corrupted = next_token(np.array([4, 5, 6]), Symbols.of(tiny.checkpoint("protgpt2")), 0.15, np.random.default_rng(0))
     assert corrupted.ids.tolist() == [4, 5, 6]
     assert corrupted.targets.tolist() == [5, 6, NOTHING]
+
+
+@pytest.mark.parametrize(("family", "sequence"), [("mistral-dna", "ACGTNNNNNNNNTTGACA"), ("protgpt2", "MKXXXTAYXIAK")])
+def test_pieces_with_an_unknown_letter_are_read_and_not_predicted(family, sequence):
+    checkpoint = tiny.checkpoint(family)
+    encoded = checkpoint.residue_tokenizer.encode(sequence)
+    tokens = encoded.input_ids.astype(np.int64)
+    unknown = [any(letter in "XN" for letter in sequence[a:b]) for a, b in encoded.spans]
+    assert any(unknown)
+    corrupted = next_token(tokens, Symbols.of(checkpoint), 0.15, np.random.default_rng(0))
+    assert np.array_equal(corrupted.ids, tokens)
+    assert ((corrupted.targets[:-1] == NOTHING) == unknown[1:]).all()
+    assert corrupted.eligible == len(tokens) - 1 - sum(unknown[1:])
 
 
 def test_cut_out_tokens_become_sentinels_in_order_and_the_decoder_answers_each():
@@ -177,4 +203,4 @@ def test_a_tokenizer_without_a_mask_is_refused_for_masking():
     checkpoint = tiny.checkpoint("esm2")
     symbols = Symbols.of(checkpoint)
     with pytest.raises(PlftError, match="no mask token"):
-        check_symbols(checkpoint, Symbols(symbols.is_special, symbols.letters, None, symbols.sentinels))
+        check_symbols(checkpoint, replace(symbols, mask=None))

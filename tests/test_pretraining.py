@@ -217,8 +217,19 @@ def test_a_run_lowers_perplexity_and_leaves_a_folder_that_transformers_loads(tmp
     assert "<svg" in (tmp_path / "m" / "curve.svg").read_text()
 
 
-def test_a_run_interrupted_three_times_ends_with_the_weights_of_an_undisturbed_one(tmp_path, corpus):
-    config = settings(corpus, save_steps=3)
+def with_dropout(folder: Path) -> str:
+    """A small ProtGPT2 that drops a fifth of its hidden states while it trains."""
+    checkpoint = tiny.checkpoint("protgpt2")
+    model = load_language_model(checkpoint)
+    model.config.resid_pdrop = model.config.embd_pdrop = 0.2
+    model.save_pretrained(folder)
+    checkpoint.tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize("drops", [False, True])
+def test_a_run_interrupted_three_times_ends_with_the_weights_of_an_undisturbed_one(tmp_path, corpus, drops):
+    config = settings(corpus, model=with_dropout(tmp_path / "model") if drops else "scratch:tiny-esm2", save_steps=3)
     run_language_model(config, tmp_path / "whole")
     for step in (2, 5, 10):  # once before the first checkpoint, twice between two
         with pytest.raises(KeyboardInterrupt):

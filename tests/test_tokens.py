@@ -189,3 +189,15 @@ def test_one_million_residues_take_less_than_a_second(tokenizers):
     start = time.perf_counter()
     tokenizers["protbert"].encode_all(sequences)
     assert time.perf_counter() - start < 1.0
+
+
+def test_a_causal_model_reads_where_a_sequence_ends(tokenizers):
+    for family in ("protgpt2", "mistral-dna"):
+        before, after = tokenizers[family].around
+        tokenizer = tokenizers[family].tokenizer
+        ends = {tokenizer.eos_token_id, tokenizer.sep_token_id} - {None}
+        assert before, family
+        assert after[-1] in ends, family
+    start, line, end = *tokenizers["protgpt2"].around[0], tokenizers["protgpt2"].around[1][-1]
+    assert tokenizers["protgpt2"].around == ([start, line], [line, end])
+    assert start == end

@@ -25,7 +25,8 @@ SENTINELS = 100  # T5 has <extra_id_0> to <extra_id_99>
 class Symbols:
     """The token ids that corruption works with.
 
-    is_special: (vocabulary,) bool, never masked and never put in: special tokens, and X or N, which say nothing.
+    is_special: (vocabulary,) bool, never masked and never put in: what stands around a sequence, and what says nothing.
+    says_nothing: (vocabulary,) bool, never predicted: the unknown token, and pieces with X or N in them.
     letters: ids that a token may be replaced by.
     mask: the mask token's id, None without one.  sentinels: ids that stand for a token cut out, in their order.
     run: consecutive tokens that are masked together (k for overlapping k-mers, which would give each other away).
@@ -33,6 +34,7 @@ class Symbols:
     """
 
     is_special: np.ndarray
+    says_nothing: np.ndarray
     letters: np.ndarray
     mask: int | None
     sentinels: np.ndarray
@@ -44,34 +46,46 @@ class Symbols:
         """From a checkpoint's tokenizer. Letters are the tokens that ordinary residues become."""
         tokenizer = checkpoint.tokenizer
         vocabulary = tokenizer.get_vocab()
-        is_special = np.zeros(max(len(tokenizer), max(vocabulary.values()) + 1), dtype=bool)
-        is_special[list(tokenizer.all_special_ids)] = True
+        says_nothing = np.zeros(max(len(tokenizer), max(vocabulary.values()) + 1), dtype=bool)
+        unknown = ALPHABETS[checkpoint.family.alphabet].unknown
+        says_nothing[[id for token, id in vocabulary.items() if unknown in token and _bare(token).isalpha()]] = True
+        if tokenizer.unk_token_id not in (None, tokenizer.eos_token_id):  # GPT-2 has one token for both
+            says_nothing[tokenizer.unk_token_id] = True
+        is_special = says_nothing.copy()
+        before, after = checkpoint.residue_tokenizer.around
+        is_special[[*tokenizer.all_special_ids, *before, *after]] = True
         sentinels = [vocabulary[name] for i in range(SENTINELS) if (name := f"<extra_id_{i}>") in vocabulary]
         is_special[sentinels] = True
-        unknown = ALPHABETS[checkpoint.family.alphabet].unknown
-        is_special[[vocabulary[name] for name in (unknown, f"▁{unknown}") if name in vocabulary]] = True
         unusual = {id for token, id in vocabulary.items() if not _is_word(token, checkpoint.family.alphabet)}
         letters = np.array(sorted(set(vocabulary.values()) - unusual - set(np.flatnonzero(is_special).tolist())))
         run = checkpoint.family.kmer or 1 if checkpoint.family.spelling == "kmers" else 1
         start = getattr(checkpoint.config, "decoder_start_token_id", None) or checkpoint.residue_tokenizer.pad_token_id
-        return cls(is_special, letters, tokenizer.mask_token_id, np.array(sentinels, dtype=np.int64), run, start)
+        return cls(
+            is_special, says_nothing, letters, tokenizer.mask_token_id, np.array(sentinels, dtype=np.int64), run, start
+        )
+
+
+def _bare(token: str) -> str:
+    """A token without the signs that vocabularies write for spaces and line breaks."""
+    return token.replace("▁", "").replace("Ġ", "").replace("Ċ", "")
 
 
 def _is_word(token: str, alphabet: str) -> bool:
     ordinary = "ACGT" if alphabet == "dna" else "ACDEFGHIKLMNPQRSTVWY"
-    plain = token.replace("▁", "").replace("Ġ", "")
-    return bool(plain) and all(letter in ordinary for letter in plain)
+    return bool(_bare(token)) and all(letter in ordinary for letter in _bare(token))
 
 
 @dataclass(frozen=True)
 class Corrupted:
     """One crop as the model gets it. ids: (tokens,).  targets: (tokens,) with `NOTHING` where none is predicted.
 
-    decoder: (ids, targets) of a decoder that answers, for span corruption; targets is then empty.
+    eligible: how many tokens could have been predicted.  decoder: (ids, targets) of a decoder that answers, for span
+    corruption; targets is then empty.
     """
 
     ids: np.ndarray
     targets: np.ndarray
+    eligible: int
     decoder: tuple[np.ndarray, np.ndarray] | None = None
 
 
@@ -90,7 +104,7 @@ def mask_tokens(tokens: np.ndarray, symbols: Symbols, rate: float, random: np.ra
     ids[chosen & (how < 0.8)] = symbols.mask
     swapped = chosen & (how >= 0.9)
     ids[swapped] = random.choice(symbols.letters, int(swapped.sum()))
-    return Corrupted(ids, np.where(chosen, tokens, NOTHING))
+    return Corrupted(ids, np.where(chosen, tokens, NOTHING), int(can.sum()))
 
 
 def _runs(uniform: np.ndarray, rate: float, run: int) -> np.ndarray:
@@ -107,8 +121,9 @@ def _runs(uniform: np.ndarray, rate: float, run: int) -> np.ndarray:
 
 
 def next_token(tokens: np.ndarray, symbols: Symbols, rate: float, random: np.random.Generator) -> Corrupted:
-    """Every token predicts the one after it; nothing is corrupted."""
-    return Corrupted(tokens, np.append(tokens[1:], NOTHING))
+    """Every token predicts the one after it, unless that says nothing; nothing is corrupted."""
+    targets = np.append(np.where(symbols.says_nothing[tokens[1:]], NOTHING, tokens[1:]), NOTHING)
+    return Corrupted(tokens, targets, int((targets != NOTHING).sum()))
 
 
 def cut_out(tokens: np.ndarray, symbols: Symbols, rate: float, random: np.random.Generator) -> Corrupted:
@@ -117,7 +132,8 @@ def cut_out(tokens: np.ndarray, symbols: Symbols, rate: float, random: np.random
     The decoder reads its start token, then sentinel and answer in turn, and predicts the answers only. At most as many
     tokens are cut out as there are sentinels.
     """
-    chosen = np.flatnonzero(~symbols.is_special[tokens] & (random.random(len(tokens)) < rate))
+    can = ~symbols.is_special[tokens]
+    chosen = np.flatnonzero(can & (random.random(len(tokens)) < rate))
     if len(chosen) > len(symbols.sentinels):
         chosen = np.sort(random.choice(chosen, len(symbols.sentinels), replace=False))
     ids, sentinels = tokens.copy(), symbols.sentinels[: len(chosen)]
@@ -126,7 +142,7 @@ def cut_out(tokens: np.ndarray, symbols: Symbols, rate: float, random: np.random
     asked = np.concatenate([[symbols.start], said])[: 2 * len(chosen)]  # nothing follows the last answer
     answer = np.full(len(asked), NOTHING)
     answer[1::2] = tokens[chosen]
-    return Corrupted(ids, np.empty(0, np.int64), (asked, answer))
+    return Corrupted(ids, np.empty(0, np.int64), int(can.sum()), (asked, answer))
 
 
 @dataclass(frozen=True)

@@ -56,9 +56,8 @@ class Recipe:
         """Read and corrupt crops, and lay them into one batch."""
         tokens = [crops.read(row) for row in rows]
         corrupted = [self.corrupt(each, int(row[3])) for each, row in zip(tokens, rows, strict=True)]
-        eligible = sum(int((~self.symbols.is_special[each]).sum()) for each in tokens)
         batch = pack(corrupted) if self.pad_id is None else pad(corrupted, self.pad_id)
-        return batch | {"eligible": eligible, "tokens": sum(map(len, tokens))}
+        return batch | {"eligible": sum(each.eligible for each in corrupted), "tokens": sum(map(len, tokens))}
 
     def cut(self, crops: Crops, first: int = 0, last: int | None = None) -> Iterator[np.ndarray]:
         """Crops first to last (or for ever), in order, as the rows of `Crops.table` that make up each batch."""
@@ -174,7 +173,8 @@ class LanguageModelTrainer(Trainer):
 
     def get_train_dataloader(self) -> DataLoader:
         """The stream, from where the steps taken so far have left it."""
-        return DataLoader(self.stream, batch_size=None)
+        own = torch.Generator()  # by default it draws from the global one, and shifts dropout after an interruption
+        return DataLoader(self.stream, batch_size=None, generator=own)
 
     def _prepare_for_training(self, max_steps: int, train_dataloader: DataLoader, resume_from_checkpoint: Any) -> Any:
         self.stream.start = self.state.global_step * self.args.gradient_accumulation_steps

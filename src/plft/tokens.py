@@ -124,16 +124,17 @@ class ResidueTokenizer:
 
     @cached_property
     def around(self) -> tuple[list[int], list[int]]:
-        """Token ids before the first residue and after the last; a causal model that has none gets its end token.
+        """Token ids before the first residue and after the last; a causal model without any gets its end token there.
 
-        Without that, a model of several sequences in a row could never learn where one begins.
+        Without that, it could never learn where a sequence begins and ends. ProtGPT2 read a line break before the end
+        token, as before the first line.
         """
         encoded = self.encode("AAAAAAAA")
         where = np.flatnonzero(encoded.spans[:, 1] > encoded.spans[:, 0])
         before, after = encoded.input_ids[: where[0]].tolist(), encoded.input_ids[where[-1] + 1 :].tolist()
         end = self.tokenizer.eos_token_id
-        if self.family.causal and not before and not after and end is not None:
-            return [int(end)], [int(end)]
+        if self.family.causal and not after and end is not None:
+            return before or [int(end)], [*before[1:], int(end)]
         return before, after
 
     @property

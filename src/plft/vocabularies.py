@@ -40,6 +40,7 @@ _MISTRAL_SPECIAL = ["[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]"]  # [PAD] = 3
 _END = "<|endoftext|>"
 
 _TRAINING_LETTERS = 2_000_000  # enough for a few thousand pieces; keeps the training of a tokenizer within seconds
+_STRETCH = 10_000  # letters handed over together: a chromosome is not one word
 _LONGEST_PIECE = 16  # letters; without a limit a repeat in the data becomes one very long piece
 
 
@@ -174,13 +175,15 @@ def _train(tokenizer: Tokenizer, corpus: Iterator[str], size: int, special: list
 
 
 def _corpus(sequences: Iterable[str] | None, letters: str) -> Iterator[str]:
-    """Yield upper-case sequences until the letters needed for training are reached; random ones without sequences."""
+    """Yield upper-case stretches until the letters needed for training are reached; random ones without sequences."""
     n_letters = 0
     for sequence in _random_sequences(letters) if sequences is None else sequences:
-        yield sequence.upper()
-        n_letters += len(sequence)
-        if n_letters >= _TRAINING_LETTERS:
-            return
+        for start in range(0, len(sequence), _STRETCH):
+            stretch = sequence[start : start + _STRETCH].upper()
+            yield stretch
+            n_letters += len(stretch)
+            if n_letters >= _TRAINING_LETTERS:
+                return
 
 
 def _random_sequences(letters: str) -> Iterator[str]:
