@@ -267,6 +267,53 @@ def test_a_new_model_is_trained_with_muon_and_one_to_go_on_from_with_adamw(tmp_p
     assert found == {"new": "muon", "without-bf16": "adamw", "on": "adamw", "asked": "muon", "lora": "muon"}
 
 
+def test_a_run_that_diverges_says_so_and_leaves_no_checkpoint(tmp_path, corpus):
+    config = settings(corpus, learning_rate=1e30, max_grad_norm=1e30, steps=12, optimizer="adamw")
+    with pytest.raises(PlftError, match=r"diverged.*--learning-rate"):
+        run_language_model(config, tmp_path / "run")
+    assert not list((tmp_path / "run").glob("checkpoints/checkpoint-*"))
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+
+
+def test_nothing_masked_among_held_out_sequences_is_no_perplexity(tmp_path, corpus):
+    peptide = write(tmp_path / "short.fasta", ["MKV"])
+    metrics = run_language_model(settings(corpus, valid=[peptide], rate=1e-6, steps=2), tmp_path / "run")
+    assert metrics["perplexity"]["after"] == {}
+    assert "NaN" not in (tmp_path / "run" / "metrics.json").read_text()
+
+
+def test_a_large_share_still_leaves_something_to_learn_from(tmp_path):
+    file = write(tmp_path / "two.fasta", proteins(2))
+    metrics = run_language_model(settings(file, held_out_share=0.8, steps=2), tmp_path / "run")
+    assert metrics["data"]["held_out"] == 1
+
+
+def test_a_run_is_not_resumed_by_another_number_of_processes(tmp_path, corpus):
+    run_language_model(settings(corpus, steps=2), tmp_path / "run")
+    choices = json.loads((tmp_path / "run" / "choices.json").read_text())
+    assert choices["processes"] == 1
+    (tmp_path / "run" / "choices.json").write_text(json.dumps(choices | {"processes": 2}))
+    with pytest.raises(PlftError, match="begun by 2 processes"):
+        run_language_model(settings(corpus, steps=2), tmp_path / "run", resume=True)
+
+
+def test_held_out_files_that_change_are_noticed_too(tmp_path, corpus):
+    valid = write(tmp_path / "valid.fasta", proteins(3, seed=5))
+    run_language_model(settings(corpus, steps=2, valid=[valid]), tmp_path / "run")
+    write(tmp_path / "valid.fasta", proteins(3, seed=6))
+    with pytest.raises(PlftError, match="files have changed"):
+        run_language_model(settings(corpus, steps=2, valid=[valid]), tmp_path / "run", resume=True)
+
+
+def test_a_folder_claimed_and_no_more_can_be_resumed(tmp_path, corpus):
+    run_language_model(settings(corpus, steps=2), tmp_path / "whole")
+    (tmp_path / "claimed").mkdir()
+    (tmp_path / "claimed" / "pretraining.yaml").write_text((tmp_path / "whole" / "pretraining.yaml").read_text())
+    run_language_model(settings(corpus, steps=2), tmp_path / "claimed", resume=True)
+    assert (tmp_path / "claimed" / "choices.json").is_file()
+    assert (tmp_path / "claimed" / "held_out.json").read_text() == (tmp_path / "whole" / "held_out.json").read_text()
+
+
 def test_fsdp_is_refused_before_anything_is_written(tmp_path, corpus, monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     with pytest.raises(PlftError, match=r"FSDP.*--multi_gpu"):

@@ -297,7 +297,7 @@ def hold_out(corpus: Corpus, share: float = 0.02, most: int = 2000, seed: int = 
     """
     strands = 2 if corpus.facts.both_strands else 1
     n_groups = len(corpus) // strands
-    wanted = min(most, max(1, round(share * n_groups))) if n_groups > 1 else 0
+    wanted = min(most, n_groups - 1, max(1, round(share * n_groups))) if n_groups > 1 else 0
     if not wanted:
         return Part(corpus), Part(corpus, np.empty(0, np.int64))
     key = mix(np.array([seed], np.uint64))

@@ -51,7 +51,8 @@ Say = Callable[[str], None]
 class Choices:
     """What the configuration left open, decided once and kept for resuming. Tokens are per process.
 
-    tokens_per_second: of this machine, where a budget in minutes had it measured.  store: names the tokenised corpus.
+    tokens_per_second: of this machine, where a budget in minutes had it measured.  store: names the tokenised files.
+    processes: how many train together; 0 in runs that were begun before that was kept.
     """
 
     crop: int
@@ -62,6 +63,7 @@ class Choices:
     store: str
     tokens_per_second: float | None = None
     optimizer: str = "adamw"  # of runs that were begun before there was a choice
+    processes: int = 0
 
     @property
     def step_tokens(self) -> int:
@@ -83,6 +85,12 @@ class Data:
     clean: Part | None
     general: Part | None
     kept: dict[str, Any] | None
+
+    @property
+    def store(self) -> str:
+        """Names the content of all files."""
+        parts = (self.train, self.held_out, self.general)
+        return "+".join(dict.fromkeys(part.corpus.folder.name for part in parts if part is not None))
 
     @property
     def measured(self) -> dict[str, Part]:
@@ -314,11 +322,17 @@ def choose(
 ) -> Choices:
     """Decide what was left open. kept: what an interrupted run decided, which holds as long as the data is the same."""
     if kept is not None:
-        if kept["store"] != data.corpus.folder.name:
+        choices = Choices(**kept)
+        if choices.store != data.store:
             raise PlftError(
                 "The files have changed since this run began. Restore them, or begin anew with --overwrite."
             )
-        return Choices(**kept)
+        if choices.processes not in (0, processes()):
+            raise PlftError(
+                f"This run was begun by {choices.processes} processes and cannot be resumed by {processes()}. "
+                "Start as many again."
+            )
+        return choices
     crop = min(config.crop or CROP, checkpoint.family.max_tokens or config.crop or CROP)
     precision = choose_precision(config.precision, checkpoint.family)[0]
     fitting = "muon" if checkpoint.is_scratch and precision == "bf16" else "adamw"
@@ -328,19 +342,20 @@ def choose(
         accumulation=1,
         learning_rate=config.learning_rate or _learning_rate(config, checkpoint),
         precision=precision,
-        store=data.corpus.folder.name,
+        store=data.store,
         optimizer=fitting if config.optimizer == "auto" else config.optimizer,
+        processes=processes(),
     )
+    choices = agreed(lambda: choices)  # free memory and clocks differ from process to process
     if choices.batch_tokens < choices.crop:
         raise PlftError(
             f"A batch of {choices.batch_tokens} tokens cannot hold a crop of {choices.crop}. "
             "Raise --batch-residues, or lower --crop."
         )
     if config.minutes is not None:
-        measured = _tokens_per_second(config, checkpoint, data, task, choices)
-        speed = agreed(lambda: measured)
-        choices = replace(choices, tokens_per_second=speed)
-    wanted = config.step_residues or _step_tokens(config, choices, started)
+        speed = _tokens_per_second(config, checkpoint, data, task, choices)
+        choices = replace(choices, tokens_per_second=agreed(lambda: speed))
+    wanted = agreed(lambda: config.step_residues or _step_tokens(config, choices, started))
     return replace(choices, accumulation=max(1, round(wanted / choices.batch_tokens / processes())))
 
 

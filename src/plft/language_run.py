@@ -24,7 +24,7 @@ from plft.language_preparation import Prepared, Say, agreed, autocast, device, p
 from plft.memory import free_bytes
 from plft.ngrams import ngram_perplexities
 from plft.preparation import quiet
-from plft.pretraining import Journal, LanguageModelTrainer, Stream, arguments, mean_loss
+from plft.pretraining import Journal, LanguageModelTrainer, Stream, arguments, mean_loss, perplexity
 from plft.ranks import is_first, processes
 from plft.runfolder import check_place, new_folder, write_json, write_text
 from plft.together import most_workers, train_together
@@ -101,7 +101,7 @@ def _run(
         before = perplexities(prepared, look)
         if is_first():
             claim(prepared, out, resume)
-        trainer = make_trainer(prepared, out, started, reserve, callbacks)
+        trainer = make_trainer(prepared, out, started, look, reserve, callbacks)
         with quiet_transformers():
             trainer.go_on(last_checkpoint(out / "checkpoints") if resume else None)
         metrics = describe(prepared, trainer, before, perplexities(prepared, look))
@@ -143,10 +143,10 @@ def claim(prepared: Prepared, out: Path, resume: bool) -> None:
     if not (resume and kept_config(out) is not None):
         remove_language_model(out)
         out.mkdir(parents=True, exist_ok=True)
-        if prepared.data.kept is not None:
-            write_json(out / "held_out.json", prepared.data.kept)
-        write_json(out / "choices.json", vars(prepared.choices))
-        write_text(out / "pretraining.yaml", to_yaml(prepared.config))
+        write_text(out / "pretraining.yaml", to_yaml(prepared.config))  # first: it says whose folder this is
+    for name, content in {"held_out.json": prepared.data.kept, "choices.json": vars(prepared.choices)}.items():
+        if content is not None and not (out / name).exists():
+            write_json(out / name, content)
 
 
 def fitting_workers(values: dict[str, Any]) -> int:
@@ -162,10 +162,13 @@ def kept_config(out: Path) -> LanguageModelConfig | None:
 
 
 def remove_language_model(out: Path) -> None:
-    """Delete what an earlier run left in a folder, and only that."""
-    for name in ("checkpoints", "adapter"):
-        shutil.rmtree(out / name, ignore_errors=True)
-    for pattern in (*OWN_FILES, *MODEL_FILES, "model*.safetensors*"):
+    """Delete what an earlier run left in a folder, and only that; last of all what says whose folder it is."""
+    for folder in (out / "checkpoints", out / "adapter"):
+        if folder.is_symlink():
+            folder.unlink()
+        elif folder.exists():
+            shutil.rmtree(folder)
+    for pattern in (*MODEL_FILES, "model*.safetensors*", *reversed(OWN_FILES)):
         for each in out.glob(pattern):
             each.unlink()
 
@@ -198,15 +201,18 @@ def save(prepared: Prepared, out: Path, metrics: dict[str, Any]) -> None:
 
 
 def make_trainer(
-    prepared: Prepared, out: Path, started: float, reserve: float, callbacks: Sequence[TrainerCallback]
+    prepared: Prepared, out: Path, started: float, look: int, reserve: float, callbacks: Sequence[TrainerCallback]
 ) -> LanguageModelTrainer:
-    """The Trainer with its stream of batches, its budget and its journal."""
+    """The Trainer with its stream of batches, its budget and its journal.
+
+    look: held-out tokens that are read before and after; a look on the way takes at most a fifth of the time.
+    """
     config, choices, held_out = prepared.config, prepared.choices, prepared.data.held_out
     steps, guess = config.steps, None
     if config.residues is not None:
         steps = max(1, math.ceil(config.residues / (choices.step_tokens * processes())))
     if config.minutes is not None:
-        left = 60 * config.minutes - reserve - (time.monotonic() - started)
+        left = agreed(lambda: 60 * config.minutes - reserve - (time.monotonic() - started))
         guess = max(1, int(left * (choices.tokens_per_second or 1) / choices.step_tokens))
     args = arguments(
         config,
@@ -220,7 +226,7 @@ def make_trainer(
         prepared.task,
         args,
         Stream(prepared.crops, prepared.recipe, args.process_index, args.world_size),
-        lambda: prepared.batches(held_out, LOOK) if len(held_out) else iter(()),
+        lambda: prepared.batches(held_out, min(LOOK, look // 5)) if len(held_out) else iter(()),
         Budget(
             steps,
             config.minutes,
@@ -260,8 +266,11 @@ def perplexities(prepared: Prepared, most: int) -> dict[str, float]:
     prepared.task.to(device())
     found = {}
     for name, part in prepared.data.measured.items():
-        loss, _ = mean_loss(prepared.task, prepared.batches(part, most), lambda: autocast(prepared.choices.precision))
-        found[name] = math.exp(loss)
+        loss, count = mean_loss(
+            prepared.task, prepared.batches(part, most), lambda: autocast(prepared.choices.precision)
+        )
+        if count:  # of a few short sequences it may be that none is masked
+            found[name] = perplexity(loss)
     return found
 
 

@@ -26,6 +26,7 @@ from plft.batching import pack_by_length
 from plft.budget import UNKNOWN, Budget
 from plft.config import LanguageModelConfig
 from plft.corpus import Crops
+from plft.errors import PlftError
 from plft.objectives import NOTHING, Corrupted, LanguageModelTask, Objective, Symbols, pack, pad
 from plft.optimizers import MuonWithAdamW, matrices
 from plft.training import has_accelerator, readable_checkpoint
@@ -118,6 +119,11 @@ def mean_loss(task: LanguageModelTask, batches: Iterator[dict[str, Any]], autoca
         dist.all_reduce(sums)
         total, count = float(sums[0]), int(sums[1])
     return (total / count if count else math.nan), count
+
+
+def perplexity(loss: float) -> float:
+    """exp of a mean loss in nats; as high as a number can be, where a model has gone astray."""
+    return math.exp(min(loss, 700.0))
 
 
 class LanguageModelTrainer(Trainer):
@@ -217,11 +223,20 @@ class LanguageModelTrainer(Trainer):
         task = self.accelerator.unwrap_model(self.model)
         loss, count = mean_loss(task, self.held_out(), self.compute_loss_context_manager)
         metrics = (
-            {f"{metric_key_prefix}_loss": loss, f"{metric_key_prefix}_perplexity": math.exp(loss)} if count else {}
+            {f"{metric_key_prefix}_loss": loss, f"{metric_key_prefix}_perplexity": perplexity(loss)} if count else {}
         )
         self.log(dict(metrics))
         self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """As ever, unless training has diverged, which is not worth a checkpoint."""
+        if not math.isfinite(logs.get("loss", 0.0)):
+            raise PlftError(
+                f"The loss is no longer a number at step {self.state.global_step}: training has diverged. "
+                "Begin again with a lower --learning-rate."
+            )
+        super().log(logs, start_time)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         folder = Path(output_dir or self.args.output_dir)
@@ -264,7 +279,7 @@ class Journal(TrainerCallback):
             self.last = (now, tokens)
             row |= {
                 "loss": logs["loss"],
-                "perplexity": math.exp(logs["loss"]),
+                "perplexity": perplexity(logs["loss"]),
                 "learning_rate": logs["learning_rate"],
                 "tokens": tokens,
                 "predicted_share": self.trainer.predicted_share,
@@ -317,6 +332,7 @@ def arguments(
         logging_strategy="steps",
         logging_steps=20,
         logging_first_step=True,
+        logging_nan_inf_filter=False,  # a loss that is no number ends training
         ignore_data_skip=True,  # the stream knows where it is
         restore_callback_states_from_checkpoint=True,
         report_to=config.report_to or "none",
