@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -81,7 +83,46 @@ def test_a_corpus_of_the_wrong_alphabet_is_refused(tmp_path):
 def test_an_empty_file_is_refused_and_leaves_nothing_behind(tmp_path):
     with pytest.raises(PlftError):
         store(tmp_path, [])
-    assert not list((tmp_path / "cache" / "corpora").glob("*"))
+    assert [each.suffix for each in (tmp_path / "cache" / "corpora").iterdir()] == [".lock"]
+
+
+def test_a_store_that_was_cut_short_is_made_anew(tmp_path):
+    for file in ("tokens.bin", "entries.bin", "facts.json"):
+        whole = store(tmp_path, ["MKTAY", "GGGG"])
+        (whole.folder / file).write_bytes((whole.folder / file).read_bytes()[:-3])
+        assert spelled(store(tmp_path, ["MKTAY", "GGGG"]).read(1, 0, 4)) == "GGGG"
+        (whole.folder / file).unlink()
+        assert spelled(store(tmp_path, ["MKTAY", "GGGG"]).read(1, 0, 4)) == "GGGG"
+
+
+def test_what_a_killed_builder_left_is_removed(tmp_path):
+    folder = store(tmp_path, ["MKTAY"]).folder
+    left = folder.rename(folder.with_name(f".{folder.name}"))
+    (left / "all.bin").write_bytes(b"half")
+    assert store(tmp_path, ["MKTAY"]).folder == folder
+    assert not left.exists()
+    assert not (folder / "all.bin").exists()
+
+
+def test_of_two_that_want_a_store_one_makes_it_and_the_other_waits(tmp_path, monkeypatch):
+    made = []
+
+    class Slow(corpora._Builder):
+        def build(self, *files):
+            made.append(self.folder)
+            time.sleep(0.3)
+            super().build(*files)
+
+    monkeypatch.setattr(corpora, "_Builder", Slow)
+    with ThreadPoolExecutor(2) as pool:
+        stores = list(pool.map(lambda name: store(tmp_path, ["MKTAY"], name=name), ("a.fasta", "b.fasta")))
+    assert len(made) == 1
+    assert [each.facts.files.keys() for each in stores] == [{"a.fasta"}, {"b.fasta"}]
+
+
+def test_blocks_are_as_long_as_asked(tmp_path):
+    corpus = store(tmp_path, random_proteins(1, 250, 251), block=100)
+    assert corpus.lengths.tolist() == [100, 100, 50]
 
 
 def test_both_strands_are_stored_and_stay_in_one_part(tmp_path):

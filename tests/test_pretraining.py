@@ -282,6 +282,15 @@ def test_nothing_masked_among_held_out_sequences_is_no_perplexity(tmp_path, corp
     assert "NaN" not in (tmp_path / "run" / "metrics.json").read_text()
 
 
+@pytest.mark.parametrize("model", ["tiny-dna", "tiny-mistral-dna"])
+def test_a_crop_is_as_long_as_asked_even_beyond_a_stretch_of_the_store(tmp_path, model):
+    file = write(tmp_path / "genomes.fasta", dna(2, 12_000))
+    options = {"crop": 16_384, "batch_residues": 16_384, "step_residues": 16_384, "held_out_share": 0}
+    run_language_model(settings(file, model=f"scratch:{model}", steps=1, **options), tmp_path / "run")
+    store = next((tmp_path / "cache" / "corpora").glob("*/facts.json"))
+    assert json.loads(store.read_text())["facts"]["entries"] == 4  # two sequences in both directions, none cut
+
+
 def test_a_large_share_still_leaves_something_to_learn_from(tmp_path):
     file = write(tmp_path / "two.fasta", proteins(2))
     metrics = run_language_model(settings(file, held_out_share=0.8, steps=2), tmp_path / "run")

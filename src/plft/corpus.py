@@ -12,21 +12,22 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import IO
 
 import numpy as np
+from filelock import FileLock
 
 from plft.alphabet import ALPHABETS, check_alphabet, clean, reverse_complement
 from plft.errors import PlftError
 from plft.records import read_records
 from plft.tokens import ResidueTokenizer
 
-FORMAT = 2
-BLOCK = 8192  # residues: longer sequences are kept as several entries, so that no single one is large
+FORMAT = 3
+BLOCK = 8192  # residues by default: longer sequences are kept as several entries, so that no single one is large
 TRUE_START, TRUE_END = 1, 2
 _BATCH = 256  # entries tokenised together
 _SHARD = 1_000_000  # entries looked at together
@@ -99,12 +100,20 @@ def cache_folder() -> Path:
 
 
 def tokenise(
-    files: Sequence[Path], tokenizer: ResidueTokenizer, folder: Path | None = None, *, both_strands: bool = False
+    files: Sequence[Path],
+    tokenizer: ResidueTokenizer,
+    folder: Path | None = None,
+    *,
+    both_strands: bool = False,
+    block: int = BLOCK,
 ) -> Corpus:
     """Tokenise sequence files into a store, or open the one that an earlier call made of the same content.
 
+    Of several processes that want the same store one makes it, and the others wait.
+
     files: any format that `plft check` reads.  folder: keeps the stores, by default `cache_folder()`.
-    both_strands: DNA is stored in both directions.  Exact duplicates are left out and counted.
+    both_strands: DNA is stored in both directions.  block: residues that an entry holds at most.  Exact duplicates are
+    left out and counted.
     Raises PlftError for unreadable files, a wrong alphabet, and files without a sequence.
     """
     for file in files:
@@ -113,26 +122,37 @@ def tokenise(
     for file in files:
         same_name = sum(name.partition(" (")[0] == file.name for name in digests)
         digests[f"{file.name} ({same_name + 1})" if same_name else file.name] = _digest(file)
-    key = _key(digests, tokenizer, both_strands)
+    key = _key(digests, tokenizer, both_strands, block)
     target = (folder or cache_folder()) / "corpora" / key
-    if not (target / "facts.json").is_file():
+    if not _is_whole(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{key}.", dir=target.parent))
-        try:
-            _Builder(partial, tokenizer, both_strands).build(files, digests)
-            _put_in_place(partial, target)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-    return Corpus(target)
+        with FileLock(target.parent / f".{key}.lock"):
+            if not _is_whole(target):
+                _make(target, _Builder(target.parent / f".{key}", tokenizer, both_strands, block), files, digests)
+    corpus = Corpus(target)
+    corpus.facts = replace(corpus.facts, files=digests)  # they may have other names by now
+    return corpus
 
 
-def _put_in_place(partial: Path, target: Path) -> None:
-    """Move a finished store to its place, unless another process was first."""
+def _is_whole(store: Path) -> bool:
+    """Whether a store is there with all its bytes: a machine may have failed, or a cleaner have passed."""
     try:
-        os.replace(partial, target)
-    except OSError:
-        if not (target / "facts.json").is_file():
-            raise
+        sizes = json.loads((store / "facts.json").read_text())["bytes"]
+        return all((store / name).stat().st_size == size for name, size in sizes.items())
+    except (OSError, ValueError):
+        return False
+
+
+def _make(target: Path, builder: _Builder, files: Sequence[Path], digests: dict[str, str]) -> None:
+    """Make a store beside its place, without what a builder that was killed has left there, and move it."""
+    shutil.rmtree(builder.folder, ignore_errors=True)
+    builder.folder.mkdir()
+    try:
+        builder.build(files, digests)
+        shutil.rmtree(target, ignore_errors=True)
+        os.replace(builder.folder, target)
+    finally:
+        shutil.rmtree(builder.folder, ignore_errors=True)
 
 
 def _digest(file: Path) -> str:
@@ -143,9 +163,9 @@ def _digest(file: Path) -> str:
         raise PlftError(f"{file} cannot be read ({error.strerror}). Name a sequence file.") from error
 
 
-def _key(digests: dict[str, str], tokenizer: ResidueTokenizer, both_strands: bool) -> str:
+def _key(digests: dict[str, str], tokenizer: ResidueTokenizer, both_strands: bool, block: int) -> str:
     vocabulary = sorted(tokenizer.tokenizer.get_vocab().items(), key=lambda pair: pair[1])
-    content = [FORMAT, BLOCK, sorted(digests.values()), vocabulary, tokenizer.family.name, both_strands]
+    content = [FORMAT, block, sorted(digests.values()), vocabulary, tokenizer.family.name, both_strands]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:20]
 
 
@@ -161,8 +181,8 @@ class _Block:
 class _Builder:
     """Writes one store: tokens and entries as they come, then the entries again without the duplicates."""
 
-    def __init__(self, folder: Path, tokenizer: ResidueTokenizer, both_strands: bool) -> None:
-        self.folder, self.both_strands = folder, both_strands
+    def __init__(self, folder: Path, tokenizer: ResidueTokenizer, both_strands: bool, block: int) -> None:
+        self.folder, self.both_strands, self.block = folder, both_strands, block
         self.tokenizer = tokenizer
         self.alphabet = ALPHABETS[tokenizer.family.alphabet]
         self.dtype = np.dtype(
@@ -190,17 +210,19 @@ class _Builder:
             files=digests,
             both_strands=self.both_strands,
         )
-        (self.folder / "facts.json").write_text(json.dumps({"facts": asdict(facts), "dtype": self.dtype.str}))
+        sizes = {name: (self.folder / name).stat().st_size for name in ("tokens.bin", "entries.bin")}
+        content = {"facts": asdict(facts), "dtype": self.dtype.str, "bytes": sizes}
+        (self.folder / "facts.json").write_text(json.dumps(content))
 
     def blocks(self, file: Path) -> Iterator[_Block]:
-        """The sequences of a file, cleaned, in stretches of at most `BLOCK` letters."""
+        """The sequences of a file, cleaned, in stretches of at most `block` letters."""
         check_alphabet((each.sequence[:10_000] for each in read_records(file, labelled=False)), self.alphabet)
         for record in read_records(file, labelled=False):
             cleaned = clean(record.sequence, self.alphabet)
             self.sequences += 1
             self.residues += len(cleaned.sequence)
             self.unknown += cleaned.n_unknown
-            yield from _cut(cleaned.sequence)
+            yield from _cut(cleaned.sequence, self.block)
 
     def write(self, batch: Iterable[_Block], tokens: IO[bytes], entries: IO[bytes]) -> None:
         """Append the tokens of some blocks, and one entry for each strand."""
@@ -223,10 +245,10 @@ class _Builder:
         return [block, _Block(reverse_complement(block.letters), flag, block.hash | 1)]
 
 
-def _cut(sequence: str) -> Iterator[_Block]:
-    for start in range(0, len(sequence), BLOCK):
-        letters = sequence[start : start + BLOCK]
-        flag = (TRUE_START if start == 0 else 0) | (TRUE_END if start + BLOCK >= len(sequence) else 0)
+def _cut(sequence: str, block: int) -> Iterator[_Block]:
+    for start in range(0, len(sequence), block):
+        letters = sequence[start : start + block]
+        flag = (TRUE_START if start == 0 else 0) | (TRUE_END if start + block >= len(sequence) else 0)
         digest = hashlib.blake2b(letters.encode(), digest_size=8, salt=bytes([flag])).digest()
         yield _Block(letters, flag, int.from_bytes(digest, "little") & ~1)
 

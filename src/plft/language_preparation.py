@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
@@ -22,7 +22,7 @@ from plft.alphabet import ALPHABETS
 from plft.attention import can_pack, fuse, use_packing
 from plft.checkpoints import Checkpoint, resolve
 from plft.config import LanguageModelConfig
-from plft.corpus import Corpus, Crops, Part, hold_out, tokenise, without_copies, write_fasta
+from plft.corpus import BLOCK, Corpus, Crops, Part, hold_out, tokenise, without_copies, write_fasta
 from plft.errors import PlftError
 from plft.homology import IDENTITY, find_mmseqs, homologous_queries
 from plft.language_models import load_language_model
@@ -36,6 +36,7 @@ from plft.training import choose_precision, has_accelerator
 from plft.tuning import count_parameters
 
 CROP = 512  # tokens
+LONGEST_PIECE = 8  # residues in a token, mostly
 CPU_BATCH, GPU_BATCH = 8192, 65536  # tokens per pass: more only take memory on a CPU, or fill a GPU
 STEPS_WANTED = 3000  # a budget is divided into about so many steps, where that leaves steps large enough
 SMALLEST_STEP, LARGEST_STEP = 8192, 1_000_000  # tokens; the cramming recipe takes about the latter (Frey et al. 2024)
@@ -189,14 +190,19 @@ def read_data(config: LanguageModelConfig, checkpoint: Checkpoint, kept: dict[st
     if config.both_strands and not is_dna:
         raise PlftError("--both-strands is for DNA, and this model reads proteins. Leave it out.")
     both_strands = is_dna if config.both_strands is None else config.both_strands
-    corpus = tokenise([Path(file) for file in config.files], tokenizer, both_strands=both_strands)
+    block = _block(config, checkpoint)
+
+    def read(files: Sequence[str], both: bool = False) -> Corpus:
+        return tokenise([Path(file) for file in files], tokenizer, both_strands=both, block=block)
+
+    corpus = read(config.files, both_strands)
     facts = corpus.facts
     replaced = f"; {facts.unknown:,} unknown letters replaced" if facts.unknown else ""
     duplicates = f"{facts.duplicates:,} exact copies left out"
     say(f"{facts.sequences:,} sequences, {facts.residues:,} residues; {duplicates}{replaced}")
-    general = Part(tokenise([Path(file) for file in config.general], tokenizer)) if config.general else None
+    general = Part(read(config.general)) if config.general else None
     if config.valid:
-        held_out, copies = without_copies(tokenise([Path(file) for file in config.valid], tokenizer), corpus)
+        held_out, copies = without_copies(read(config.valid), corpus)
         none_left = "" if len(held_out) else ": no perplexity will be measured"
         left_out = f"{copies:,} exact copies of training sequences left out of them{none_left}"
         say(f"{len(held_out):,} held-out sequences; {left_out}")
@@ -206,6 +212,17 @@ def read_data(config: LanguageModelConfig, checkpoint: Checkpoint, kept: dict[st
     entries = np.array(sorted(kept["entries"]), dtype=np.int64)
     held_out = Part(corpus, entries)
     return Data(corpus, Part(corpus, without=entries), held_out, held_out if kept["clean"] else None, general, kept)
+
+
+def _crop(config: LanguageModelConfig, checkpoint: Checkpoint) -> int:
+    """Tokens of a crop, at most."""
+    return min(config.crop or CROP, checkpoint.family.max_tokens or config.crop or CROP)
+
+
+def _block(config: LanguageModelConfig, checkpoint: Checkpoint) -> int:
+    """Residues of a stretch in the store: a crop fits."""
+    letters = _crop(config, checkpoint) * (1 if checkpoint.residue_tokenizer.is_letterwise else LONGEST_PIECE)
+    return BLOCK << max(0, math.ceil(math.log2(letters / BLOCK)))
 
 
 def agreed(decide: Callable[[], Any]) -> Any:
@@ -333,8 +350,8 @@ def choose(
                 "Start as many again."
             )
         return choices
-    crop = min(config.crop or CROP, checkpoint.family.max_tokens or config.crop or CROP)
     precision = choose_precision(config.precision, checkpoint.family)[0]
+    crop = _crop(config, checkpoint)
     fitting = "muon" if checkpoint.is_scratch and precision == "bf16" else "adamw"
     choices = Choices(
         crop=crop,

@@ -212,7 +212,8 @@ def make_trainer(
     if config.residues is not None:
         steps = max(1, math.ceil(config.residues / (choices.step_tokens * processes())))
     if config.minutes is not None:
-        left = agreed(lambda: 60 * config.minutes - reserve - (time.monotonic() - started))
+        until = started + 60 * config.minutes - reserve
+        left = agreed(lambda: until - time.monotonic())
         guess = max(1, int(left * (choices.tokens_per_second or 1) / choices.step_tokens))
     args = arguments(
         config,
