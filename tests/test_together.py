@@ -11,9 +11,11 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import load_file
 
+import tiny
 from fakes import StopAt
 from plft.config import language_model_config
 from plft.errors import PlftError
+from plft.language_preparation import worker_bytes
 from plft.language_run import fitting_workers, run_language_model
 from plft.ranks import processes
 from plft.together import most_workers, train_together
@@ -88,10 +90,24 @@ def test_there_are_as_many_workers_as_threads_and_memory_allow(threads, gib, exp
 def test_only_a_budget_in_minutes_starts_workers_unasked(monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
     monkeypatch.setattr("plft.language_run.free_bytes", lambda: sys.maxsize)
-    assert fitting_workers({"minutes": 5}) == 4
-    assert fitting_workers({"steps": 5}) == 1
+    assert fitting_workers({"minutes": 5, "model": "scratch:tiny-esm2"}) == 4
+    assert fitting_workers({"steps": 5, "model": "scratch:tiny-esm2"}) == 1
     monkeypatch.setenv("WORLD_SIZE", "2")  # a launcher has started them
-    assert fitting_workers({"minutes": 5}) == 1
+    assert fitting_workers({"minutes": 5, "model": "scratch:tiny-esm2"}) == 1
+
+
+def test_a_large_model_has_fewer_workers(monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+    monkeypatch.setattr("plft.language_run.free_bytes", lambda: 32 * 2**30)
+    assert fitting_workers({"minutes": 5, "model": "scratch:esm2-1m"}) == 8
+    assert fitting_workers({"minutes": 5, "model": "scratch:esm2-35m"}) == 4
+    assert fitting_workers({"minutes": 5, "model": "scratch:esm2-650m"}) == 1
+    assert fitting_workers({"minutes": 5, "model": "no-such-model"}) == 8  # refused when it is read
+
+
+@pytest.mark.parametrize("family", tiny.TINY)
+def test_what_a_process_takes_is_known_for_every_family(family):
+    assert 2**29 < worker_bytes({"model": f"scratch:tiny-{family}"}) < 2**30
 
 
 def test_workers_are_for_machines_without_a_gpu(tmp_path, corpus, monkeypatch):

@@ -377,15 +377,36 @@ def choose(
 
 
 def _batch_tokens(checkpoint: Checkpoint) -> int:
-    """Tokens per pass: what a CPU's cache holds, or what fills half of a GPU.
-
-    A token keeps about 34 numbers per unit of width in every block (Korthikanti et al. 2022), and its logits.
-    """
+    """Tokens per pass: what a CPU's cache holds, or what fills half of a GPU."""
     if not torch.cuda.is_available():
         return GPU_BATCH if has_accelerator() else CPU_BATCH
+    return int(min(GPU_BATCH, torch.cuda.mem_get_info()[0] / 2 / (4 * _numbers_per_token(checkpoint))))
+
+
+def worker_bytes(values: dict[str, Any]) -> int:
+    """Memory that a process on a CPU takes for the model of a configuration, in bytes; 0 where that cannot be said.
+
+    A weight takes 16 bytes with its gradient and the optimiser's two averages.
+    """
+    try:
+        checkpoint = resolve(
+            values["model"],
+            revision=values.get("revision"),
+            trust_remote_code=values.get("trust_remote_code", False),
+        )
+        model = checkpoint.without_weights()
+    except PlftError:  # said when the model is read in earnest
+        return 0
+    if model is None:
+        return 0
+    weights = sum(each.numel() for each in model.parameters())
+    return 2**29 + 16 * weights + 4 * _numbers_per_token(checkpoint) * (values.get("batch_residues") or CPU_BATCH)
+
+
+def _numbers_per_token(checkpoint: Checkpoint) -> int:
+    """Kept for the backward pass: some 34 per unit of width in every block (Korthikanti et al. 2022), and logits."""
     config = checkpoint.config
-    numbers = 34 * config.num_hidden_layers * config.hidden_size + 3 * config.vocab_size
-    return int(min(GPU_BATCH, torch.cuda.mem_get_info()[0] / 2 / (4 * numbers)))
+    return 34 * config.num_hidden_layers * config.hidden_size + 3 * config.vocab_size
 
 
 def _learning_rate(config: LanguageModelConfig, checkpoint: Checkpoint) -> float:

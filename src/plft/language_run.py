@@ -20,7 +20,7 @@ from plft.checkpoints import quiet_transformers
 from plft.config import LanguageModelConfig, language_model_config, read_yaml, to_yaml
 from plft.errors import PlftError
 from plft.language_card import write_language_card
-from plft.language_preparation import Prepared, Say, agreed, autocast, device, prepare
+from plft.language_preparation import Prepared, Say, agreed, autocast, device, prepare, worker_bytes
 from plft.memory import free_bytes
 from plft.ngrams import ngram_perplexities
 from plft.preparation import quiet
@@ -152,7 +152,7 @@ def claim(prepared: Prepared, out: Path, resume: bool) -> None:
 def fitting_workers(values: dict[str, Any]) -> int:
     """Processes that get the most out of a budget; in steps or residues one, and the model is the same everywhere."""
     alone = values.get("minutes") is None or processes() > 1 or has_accelerator()
-    return 1 if alone else most_workers(free_bytes())
+    return 1 if alone else most_workers(free_bytes(), worker_bytes(values))
 
 
 def kept_config(out: Path) -> LanguageModelConfig | None:

@@ -15,18 +15,18 @@ from accelerate.state import AcceleratorState
 from plft.errors import PlftError
 
 MOST_WORKERS = 8  # that are started unasked
-WORKER_BYTES = 3 * 2**30  # of free memory for each
+WORKER_BYTES = 3 * 2**30  # of free memory for each, at least
 
 T = TypeVar("T")
 
 
-def most_workers(free: int) -> int:
+def most_workers(free: int, each: int = WORKER_BYTES) -> int:
     """Processes that get the most out of this machine's processor: one for each thread, as memory allows.
 
     Two processes of one thread learn faster than one of two, as only their sums of gradients wait for one another.
-    free: bytes of memory.
+    free: bytes of memory.  each: what a process takes of them.
     """
-    return max(1, min(torch.get_num_threads(), MOST_WORKERS, free // WORKER_BYTES))
+    return max(1, min(torch.get_num_threads(), MOST_WORKERS, free // max(each, WORKER_BYTES)))
 
 
 def train_together(workers: int, train: Callable[..., T], *shared: Any, **own: Any) -> T:
