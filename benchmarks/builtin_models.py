@@ -132,9 +132,10 @@ def measure(name: str, model: Model, data: Path, work: Path, folder: Path) -> No
     if model.valid:
         sets["clean"] = [str(without_homologs(model, data, work))]
     for part, files in sets.items():
-        shipped = {"model": str(folder), "valid": files}
+        shipped = {"model": str(folder), "valid": files, "minutes": None, "steps": 1}
         config = configuration(model, data, work, 0).model_copy(update=shipped)
-        prepared = prepare(config, work / "0", print, time.monotonic(), resume=True)  # the same part is held out
+        same_part = not files  # held out of the corpus itself, as the first stretch wrote down
+        prepared = prepare(config, work / "0", print, time.monotonic(), resume=same_part)
         prepared = replace(prepared, choices=replace(prepared.choices, precision="fp32"))
         found = perplexities(prepared, 10**9)
         metrics["perplexity"]["after"] |= {part: found.pop("held_out"), **found}

@@ -111,7 +111,7 @@ def test_every_token_predicts_the_next_and_the_last_one_nothing():
     assert corrupted.targets.tolist() == [5, 6, NOTHING]
 
 
-@pytest.mark.parametrize(("family", "sequence"), [("mistral-dna", "ACGTNNNNNNNNTTGACA"), ("protgpt2", "MKXXXTAYXIAK")])
+@pytest.mark.parametrize(("family", "sequence"), [("mistral-dna", "ACGTNNNNNNNNTTGACA"), ("protgpt2", "MKXTAYXIAK")])
 def test_pieces_with_an_unknown_letter_are_read_and_not_predicted(family, sequence):
     checkpoint = tiny.checkpoint(family)
     encoded = checkpoint.residue_tokenizer.encode(sequence)

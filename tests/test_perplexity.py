@@ -285,7 +285,7 @@ def test_a_word_with_an_unknown_letter_is_not_scored():
 
 
 def test_a_sequence_of_unknown_letters_has_no_perplexity():
-    (found,) = score(language_of("esm2"), "XXX")
+    (found,) = score(language_of("esm2"), "XX")
     assert (found.n_scored, found.nll) == (0, 0.0)
     assert math.isnan(found.perplexity)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import parse_flag_from_env
 from transformers import TrainerCallback, set_seed
 
 from plft.attention import can_pack
@@ -70,7 +71,7 @@ def run_language_model(
     Raises PlftError for files, models and budgets that cannot be used.
     """
     started = time.monotonic() if started is None else started
-    if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
+    if parse_flag_from_env("ACCELERATE_USE_FSDP"):
         raise PlftError("Language models cannot be trained under FSDP yet. Launch with --multi_gpu instead (DDP).")
     shared: Any = (config, out, resume, overwrite, started)
     own: dict[str, Any] = {"say": say, "callbacks": callbacks}
