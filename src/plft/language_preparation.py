@@ -352,7 +352,7 @@ def choose(
         return choices
     precision = choose_precision(config.precision, checkpoint.family)[0]
     crop = _crop(config, checkpoint)
-    fitting = "muon" if checkpoint.is_scratch and precision == "bf16" else "adamw"
+    fitting = "muon" if checkpoint.is_scratch else "adamw"
     choices = Choices(
         crop=crop,
         batch_tokens=config.batch_residues or max(crop, _batch_tokens(checkpoint)),
