@@ -52,6 +52,8 @@ MODELS = {
         stretches=(
             {"minutes": 76, "optimizer": "adamw"},
             {"residues": 24_000_000, "seed": 1, "decay_share": 0.5, "optimizer": "adamw"},
+            {"minutes": 105, "workers": 2, "seed": 2, "optimizer": "muon", "learning_rate": 1.5e-3}
+            | {"rate": 0.25, "weight_decay": 0.1, "decay_share": 0.5},
         ),
     ),
     "dna": Model(
