@@ -10,7 +10,7 @@ from peft import LoraConfig, get_peft_model
 
 import tiny
 from plft.language_models import load_language_model
-from plft.optimizers import MuonWithAdamW, matrices
+from plft.optimizers import MuonWithAdamW, PortableMuon, matrices
 
 
 def names(model, found) -> set[str]:
@@ -62,6 +62,41 @@ def test_a_first_step_is_an_orthogonal_matrix_as_large_as_a_step_of_adamw():
     assert singular.max() < 1.3
     assert torch.nn.functional.cosine_similarity(step.flatten(), (u @ v).flatten(), dim=0) > 0.97
     assert torch.allclose((was - vector).detach(), 0.1 * vector.grad.sign(), atol=1e-5)  # Adam's first step
+
+
+@pytest.mark.parametrize("shape", [(4, 6), (24, 8), (5, 5)])
+def test_steps_are_those_of_pytorch_but_for_rounding(shape):
+    """PyTorch's Muon computes in bf16, which has 8 bits; the averages of the gradients are the same."""
+    torch.manual_seed(0)
+    ours, theirs = (torch.nn.Parameter(torch.ones(shape)) for _ in range(2))
+    settings = {"lr": 0.05, "weight_decay": 0.1}
+    optimizers = (
+        PortableMuon([ours], **settings),
+        torch.optim.Muon([theirs], adjust_lr_fn="match_rms_adamw", **settings),
+    )
+    for _ in range(5):
+        ours.grad = theirs.grad = torch.randn(shape)
+        before = ours.detach().clone(), theirs.detach().clone()
+        for optimizer in optimizers:
+            optimizer.step()
+        steps = (ours - before[0]).detach(), (theirs - before[1]).detach()
+        assert (steps[0] - steps[1]).norm() < 0.05 * steps[1].norm()
+    kept = [optimizer.state_dict()["state"][0]["momentum_buffer"] for optimizer in optimizers]
+    assert torch.equal(*kept)
+
+
+def test_a_matrix_without_a_gradient_stays_and_the_closure_has_gradients():
+    moved, still = (torch.nn.Parameter(torch.ones(2, 3)) for _ in range(2))
+    optimizer = PortableMuon([moved, still], lr=0.1, weight_decay=0.1)
+
+    def loss() -> float:
+        value = moved.square().sum()
+        value.backward()
+        return value.item()
+
+    assert optimizer.step(loss) == 6.0
+    assert (moved < 1).all()
+    assert torch.equal(still, torch.ones(2, 3))
 
 
 def test_weight_decay_and_the_learning_rate_reach_both():

@@ -40,9 +40,8 @@ def weights(folder):
 
 
 def test_workers_learn_what_one_process_learns_that_takes_as_much_in_a_step(tmp_path, corpus):
-    """With AdamW: Muon's steps are computed in bf16, and another order of summing changes their third digit."""
-    one = run_language_model(settings(corpus, optimizer="adamw"), tmp_path / "one")
-    two = run_language_model(settings(corpus, optimizer="adamw", workers=2), tmp_path / "two")
+    one = run_language_model(settings(corpus), tmp_path / "one")
+    two = run_language_model(settings(corpus, workers=2), tmp_path / "two")
     expected, found = weights(tmp_path / "one"), weights(tmp_path / "two")
     assert all(torch.allclose(expected[name], found[name], atol=1e-5) for name in expected)
     assert two["steps"] == one["steps"]

@@ -224,7 +224,7 @@ class LanguageModelConfig(Section):
     learning_rate: Annotated[float, Field(gt=0)] | None = Field(None, description="peak learning rate")
     optimizer: Literal["auto", "muon", "adamw"] = Field(
         "auto",
-        description="muon: for weight matrices, AdamW for the rest; auto: muon for a new model in bf16, else adamw",
+        description="muon: for weight matrices, AdamW for the rest; auto: muon for a new model, else adamw",
     )
     weight_decay: Annotated[float, Field(ge=0)] = Field(0.05, description="decoupled weight decay")
     warmup_share: Annotated[float, Field(ge=0, le=0.5)] = Field(0.05, description="share of the budget that warms up")
