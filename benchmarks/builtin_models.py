@@ -4,7 +4,7 @@
 
 DATA_FOLDER holds the corpora (they do not come with plft). A model is trained in one stretch or in several, each going
 on from the one before with another order and other masks. What WORK_FOLDER holds already is not done again. The weights
-that ship are rounded to bf16; the perplexities on the card are of those weights.
+that ship are rounded to bf16; the perplexities on the card are of those weights, with 15 % of the residues hidden.
 """
 
 from __future__ import annotations
@@ -19,18 +19,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 import plft
 from plft.alphabet import PROTEIN
-from plft.config import LanguageModelConfig, language_model_config
+from plft.config import LanguageModelConfig, language_model_config, read_yaml
 from plft.homology import find_mmseqs, homologous_queries
 from plft.language_card import write_language_card
 from plft.language_preparation import prepare
 from plft.language_run import perplexities, run_language_model
+from plft.optimizers import OPTIMIZERS
 from plft.records import read_records
 from plft.runfolder import write_json
 
+RATE = 0.15  # perplexities are measured with so much hidden, however much was in training
 PACKAGE = Path(plft.__file__).parent / "builtin"
 
 
@@ -106,19 +109,23 @@ def ship(name: str, stretches: list[Path]) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     model.save_pretrained(folder)  # the head for contacts in it was never trained
     AutoTokenizer.from_pretrained(trained).save_pretrained(folder)
-    shutil.copy(trained / "pretraining.yaml", folder)
+    settings = [read_yaml(each / "pretraining.yaml") for each in stretches]
+    (folder / "pretraining.yaml").write_text(yaml.safe_dump(settings[-1] | {"rate": RATE}))  # as it is measured
     records = [json.loads((each / "metrics.json").read_text()) for each in stretches]
     metrics, first = records[-1], records[0]
     metrics["model"], metrics["perplexity"]["before"] = first["model"], first["perplexity"]["before"]
     metrics["hardware"] = "; then ".join(dict.fromkeys(each["hardware"] for each in records))
-    metrics["choices"]["precision"] = ", then ".join(dict.fromkeys(each["choices"]["precision"] for each in records))
+    choices = [each["choices"] for each in records]
+    metrics["choices"]["precision"] = ", then ".join(dict.fromkeys(each["precision"] for each in choices))
+    metrics["choices"]["optimizer"] = ", then ".join(dict.fromkeys(OPTIMIZERS[each["optimizer"]] for each in choices))
+    metrics["choices"]["learning_rate"] = max(each["learning_rate"] for each in choices)
     lines = (line.replace(f"{trained.parent}/", "stretch ") for each in records for line in each["sentences"])
     metrics["sentences"] = list(dict.fromkeys(lines))
     history = []
     for before, stretch in enumerate(stretches):
         done = {key: sum(each[key] for each in records[:before]) for key in ("tokens", "steps", "minutes")}
         for row in map(json.loads, (stretch / "history.jsonl").read_text().splitlines()):
-            if "tokens" in row:
+            if "tokens" in row and settings[before]["rate"] == RATE:
                 shifted = {"step": row["step"] + done["steps"], "tokens": row["tokens"] + done["tokens"]}
                 history.append(row | shifted | {"seconds": row["seconds"] + 60 * done["minutes"]})
     metrics |= {key: sum(each[key] for each in records) for key in ("tokens", "steps", "minutes")}
@@ -134,13 +141,17 @@ def measure(name: str, model: Model, data: Path, work: Path, folder: Path) -> No
     if model.valid:
         sets["clean"] = [str(without_homologs(model, data, work))]
     for part, files in sets.items():
-        shipped = {"model": str(folder), "valid": files, "minutes": None, "steps": 1}
+        shipped = {"model": str(folder), "valid": files, "minutes": None, "steps": 1, "rate": RATE}
         config = configuration(model, data, work, 0).model_copy(update=shipped)
         same_part = not files  # held out of the corpus itself, as the first stretch wrote down
         prepared = prepare(config, work / "0", print, time.monotonic(), resume=same_part)
         prepared = replace(prepared, choices=replace(prepared.choices, precision="fp32"))
         found = perplexities(prepared, 10**9)
         metrics["perplexity"]["after"] |= {part: found.pop("held_out"), **found}
+    if model.stretches[-1].get("rate", RATE) != RATE:  # its own measurements do not belong on the curve
+        last = {"tokens": metrics["tokens"], "seconds": 60 * metrics["minutes"]}
+        with (folder / "history.jsonl").open("a") as history:
+            history.write(json.dumps(last | {"held_out_perplexity": metrics["perplexity"]["after"]["held_out"]}) + "\n")
     write_json(folder / "metrics.json", metrics)
     write_language_card(folder, f"builtin:{name}")
     for used in ("history.jsonl", "pretraining.yaml"):  # for the card alone; the script holds the settings

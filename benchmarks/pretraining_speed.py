@@ -83,8 +83,9 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=None, help="by default as many as with a budget in minutes")
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
-    workers = options.workers or fitting_workers({"minutes": 1, "model": f"scratch:{options.arch}"})
     values = {"files": [options.fasta], "model": f"scratch:{options.arch}", "steps": 1, "held_out_share": 0}
+    timed = language_model_config(values | {"steps": None, "minutes": 1})
+    workers = options.workers or fitting_workers(timed)
     with tempfile.TemporaryDirectory() as folder:
         prepared = prepare(language_model_config(values), Path(folder), print, time.monotonic(), False)
     batches = prepared.recipe.cut(prepared.crops)

@@ -47,7 +47,7 @@ For example:
 ```
 """
 
-SETTINGS = "\n`--set` reaches every key of the [configuration](../configuration.md).\n"
+SETTINGS = "\n`--set` reaches every key of the [configuration](../configuration.md{}).\n"
 KINDS = {str: "text", int: "whole number", float: "number", Path: "path", bool: ""}
 
 
@@ -72,7 +72,8 @@ def page(name: str, command: Any) -> str:
     )
     text += table("Arguments", ("argument", "meaning"), [argument_row(each) for each in arguments])
     text += table("Options", ("option", "value", "default", "meaning"), [option_row(each, kinds) for each in options])
-    return text + (SETTINGS if any(each.name == "set" for each in options) else "")
+    own = "#pretrainingyaml" if name in ("pretrain", "adapt") else ""
+    return text + (SETTINGS.format(own) if any(each.name == "set" for each in options) else "")
 
 
 def usage(arguments: list[Any], options: list[Any]) -> list[str]:

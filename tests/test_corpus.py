@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import tiny
 from plft import corpus as corpora
-from plft.corpus import BLOCK, Crops, Part, hold_out, shuffled, tokenise, without_copies
+from plft.corpus import BLOCK, Crops, Part, hold_out, shuffled, tokenise, without_copies, write_fasta
 from plft.errors import PlftError
 
 PROTEIN = tiny.checkpoint("esm2").residue_tokenizer
@@ -131,10 +131,26 @@ def test_both_strands_are_stored_and_stay_in_one_part(tmp_path):
     corpus = store(tmp_path, sequences, DNA, both_strands=True)
     assert len(corpus) == 80
     assert spelled(corpus.read(1, 0, 60), DNA) == sequences[0].translate(str.maketrans("ACGT", "TGCA"))[::-1]
-    train, held_out = hold_out(corpus, 0.1)
+    held_out = hold_out(corpus, 0.1)
     assert len(held_out) == 8
+    assert (Part(corpus).n_stretches, Part(corpus, held_out).n_stretches) == (40, 4)
     groups = corpus.hashes[:] >> np.uint64(1)
-    assert not set(groups[train.entry(np.arange(len(train)))]) & set(groups[held_out.entry(np.arange(8))])
+    assert not set(np.delete(groups, held_out)) & set(groups[held_out])
+
+
+def test_sequences_to_compare_are_written_on_one_strand(tmp_path):
+    corpus = store(tmp_path, ["AAACCC", "GGGTTA"], DNA, both_strands=True)
+    write_fasta(Part(corpus), DNA.letters, tmp_path / "out.fasta")
+    assert (tmp_path / "out.fasta").read_text() == ">0\nAAACCC\n>2\nGGGTTA\n"
+
+
+def test_the_order_of_files_makes_another_store(tmp_path):
+    files = [tmp_path / "a.fasta", tmp_path / "b.fasta"]
+    for file, letters in zip(files, ("MKTAY", "GGGG"), strict=True):
+        file.write_text(f">s\n{letters}\n")
+    for order in (files, files[::-1]):
+        corpus = tokenise(order, PROTEIN, tmp_path / "cache")
+        assert spelled(corpus.read(0, 0, int(corpus.lengths[0]))) == {"a": "MKTAY", "b": "GGGG"}[order[0].stem]
 
 
 def test_a_long_sequence_becomes_blocks_that_know_where_it_starts_and_ends(tmp_path):
@@ -147,18 +163,17 @@ def test_a_long_sequence_becomes_blocks_that_know_where_it_starts_and_ends(tmp_p
 
 def test_held_out_and_rest_are_the_whole_and_fixed_by_the_seed(tmp_path):
     corpus = store(tmp_path, random_proteins(100))
-    train, held_out = hold_out(corpus, 0.1, seed=3)
-    parts = [part.entry(np.arange(len(part))).tolist() for part in (train, held_out)]
-    assert sorted(parts[0] + parts[1]) == list(range(100))
+    held_out = hold_out(corpus, 0.1, seed=3)
+    train = Part(corpus, without=np.sort(held_out))
+    rest = train.entry(np.arange(len(train))).tolist()
+    assert sorted(rest + held_out.tolist()) == list(range(100))
     assert len(held_out) == 10
-    again = hold_out(corpus, 0.1, seed=3)[1]
-    other = hold_out(corpus, 0.1, seed=4)[1]
-    assert again.entry(np.arange(10)).tolist() == parts[1] != other.entry(np.arange(10)).tolist()
+    again, other = hold_out(corpus, 0.1, seed=3), hold_out(corpus, 0.1, seed=4)
+    assert again.tolist() == held_out.tolist() != other.tolist()
 
 
 def test_one_sequence_alone_holds_nothing_out(tmp_path):
-    train, held_out = hold_out(store(tmp_path, ["MKTAY"]))
-    assert (len(train), len(held_out)) == (1, 0)
+    assert not len(hold_out(store(tmp_path, ["MKTAY"])))
 
 
 def test_copies_of_training_sequences_leave_the_held_out_file(tmp_path):

@@ -7,6 +7,8 @@ import math
 import os
 import subprocess
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,6 +19,7 @@ from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 import tiny
+from commandline import plft
 from fakes import StopAt
 from plft.attention import use_packing
 from plft.budget import SETTLE, Budget
@@ -26,10 +29,13 @@ from plft.corpus import Crops, Part, hold_out, tokenise
 from plft.errors import PlftError
 from plft.homology import find_mmseqs
 from plft.language_models import load_language_model
-from plft.language_run import run_language_model
+from plft.language_preparation import prepare
+from plft.language_run import affordable_look, run_language_model
 from plft.ngrams import ngram_perplexities
 from plft.objectives import NOTHING, OBJECTIVES, LanguageModelTask, Symbols
+from plft.preparation import quiet
 from plft.pretraining import Recipe, Stream
+from plft.records import read_records
 
 MOTIF = "MKTAYIAKQRQISFVKSHFSRQ"
 
@@ -118,7 +124,7 @@ def test_packed_batches_are_full_and_never_above_the_budget(tmp_path):
 
 def test_a_stream_masks_anew_in_every_epoch(tmp_path):
     made = stream(tmp_path)
-    n_batches = sum(1 for _ in made.recipe.cut(made.crops, 0, made.crops.n))
+    n_batches = sum(1 for _ in made.recipe.cut(made.crops, made.crops.n))
     batches = first(made, 2 * n_batches)
     masks = [tuple(batch["labels"].tolist()) for batch in batches]
     assert len(set(masks)) == len(masks)
@@ -163,6 +169,22 @@ def test_a_budget_in_minutes_is_kept_even_where_a_step_takes_half_of_it(monkeypa
         state.global_step += 1
         budget.on_step_end(None, state, control)
     assert state.global_step == 2
+
+
+def test_a_slow_first_step_after_an_interruption_does_not_end_the_stable_phase(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("plft.budget.time.monotonic", lambda: now[0])
+    budget, control = Budget(minutes=75, started=0.0, reserve=0, guess=3000), SimpleNamespace()
+    budget.used = 1500 * 1.5
+    state = SimpleNamespace(global_step=1500, max_steps=0)
+    budget.on_train_begin(None, state, control)
+    for step in range(1500, 2090):
+        assert budget.factor(step) == 1.0
+        now[0] += 6.5 if step == 1500 else 1.5  # batches that were read before are cut once more
+        state.global_step += 1
+        budget.on_step_end(None, state, control)
+    assert budget.total == pytest.approx(3000, rel=0.01)
+    assert budget.decay_from == pytest.approx(2100, rel=0.01)
 
 
 def test_a_budget_keeps_in_a_checkpoint_what_it_decided():
@@ -353,9 +375,11 @@ def test_a_folder_that_is_there_is_only_replaced_when_asked(tmp_path, corpus):
     run_language_model(settings(corpus, steps=1), tmp_path / "m")
     with pytest.raises(PlftError, match="exists already"):
         run_language_model(settings(corpus, steps=1), tmp_path / "m")
-    (tmp_path / "m" / "notes.txt").write_text("mine")
+    (tmp_path / "m" / "tokenizer_notes.txt").write_text("mine")
+    (tmp_path / "m" / "model-old").mkdir()
     run_language_model(settings(corpus, steps=1), tmp_path / "m", overwrite=True)
-    assert (tmp_path / "m" / "notes.txt").read_text() == "mine"
+    assert (tmp_path / "m" / "tokenizer_notes.txt").read_text() == "mine"
+    assert (tmp_path / "m" / "model-old").is_dir()
 
 
 def test_a_step_over_several_passes_is_adamw_on_the_mean_over_all_their_tokens(tmp_path, corpus):
@@ -363,10 +387,11 @@ def test_a_step_over_several_passes_is_adamw_on_the_mean_over_all_their_tokens(t
     options = {"batch_residues": 64, "step_residues": 256, "precision": "fp32", "optimizer": "adamw"}
     run_language_model(settings(corpus, **options, steps=1, learning_rate=0.01, weight_decay=0), tmp_path / "m")
     made = resolve("scratch:tiny-esm2", seed=0)
-    task = LanguageModelTask(load_language_model(made, seed=0))
+    task = LanguageModelTask(load_language_model(made))
     use_packing(task.plain)
     tokenizer = made.residue_tokenizer
-    train, _ = hold_out(tokenise([Path(corpus)], tokenizer), 0.05)
+    store = tokenise([Path(corpus)], tokenizer)
+    train = Part(store, without=np.sort(hold_out(store, 0.05)))
     recipe = Recipe(OBJECTIVES["masked"], Symbols.of(made), 0.15, 64)
     batches = first(Stream(Crops(train, tokenizer, 64, 0), recipe), 4)
     count = sum(int((batch["labels"] != NOTHING).sum()) for batch in batches)
@@ -404,6 +429,32 @@ def test_without_biases_those_of_all_linear_layers_stay_zero(tmp_path, corpus):
     }
     assert biases
     assert not any(each.any() for each in biases.values())
+
+
+def test_a_model_goes_on_with_biases_or_without_as_it_began(tmp_path, corpus):
+    for name, biases in (("with", True), ("without", False)):
+        run_language_model(settings(corpus, biases=biases), tmp_path / name)
+        run_language_model(settings(corpus, model=str(tmp_path / name)), tmp_path / f"{name}-further")
+        found = [each for key, each in weights(tmp_path / f"{name}-further").items() if key.endswith("dense.bias")]
+        assert any(each.any() for each in found) == biases
+    with pytest.raises(PlftError, match="has learned with biases"):
+        run_language_model(settings(corpus, model=str(tmp_path / "with"), biases=False), tmp_path / "refused")
+
+
+def test_set_has_the_last_word(tmp_path, corpus):
+    words = ["--steps", "1", "--crop", "32", "--batch-residues", "64"]
+    made = plft(
+        "pretrain", corpus, "--arch", "tiny-esm2", *words, "--set", "biases=false", "--out", str(tmp_path / "m")
+    )
+    assert made.code == 0, made.err
+    assert "biases: false" in (tmp_path / "m" / "pretraining.yaml").read_text()
+    lora = ["--method", "lora", "--set", "keep_adapter=true"]
+    made = plft("adapt", corpus, "--model", str(tmp_path / "m"), *words, *lora, "--out", str(tmp_path / "adapted"))
+    assert made.code == 0, made.err
+    assert (tmp_path / "adapted" / "adapter").is_dir()
+    refused = plft("pretrain", corpus, "--minutes", "1", "--set", "batch_residues=abc", "--out", str(tmp_path / "no"))
+    assert refused.code == 1
+    assert "batch_residues" in refused.err
 
 
 def test_a_corpus_of_one_short_sequence_trains_without_a_held_out_part(tmp_path):
@@ -504,6 +555,34 @@ def test_nothing_held_out_has_a_homolog_in_training_where_mmseqs_is_at_hand(tmp_
     assert not trained & {family_of[sequences[entry]] for entry in kept}
 
 
+def test_what_goes_back_to_training_takes_its_relatives_along(tmp_path, monkeypatch):
+    """s0 is related to training; s1 to s0 alone; s2 to s1 alone: all three have to be learned from."""
+    sequences = [f"{letter * 30}MKTAY" for letter in "ACDEFGHIKLMNPQRSTV"]
+    file = write(tmp_path / "chain.fasta", sequences)
+    checkpoint = resolve("scratch:tiny-esm2")
+    store = tokenise([Path(file)], checkpoint.residue_tokenizer)
+    candidates = hold_out(store, 0.5, seed=0).tolist()
+    chain = [sequences[entry] for entry in candidates[:3]]
+
+    def related(queries, rest, *_):
+        there = {record.sequence for record in read_records(rest, labelled=False)}
+        targets = dict(zip(chain, [there - set(chain), {chain[0]}, {chain[1]}], strict=True))
+        return np.array([bool(targets.get(query, set()) & there) for query in queries])
+
+    monkeypatch.setattr("plft.language_preparation.homologous_queries", related)
+    monkeypatch.setattr("plft.language_preparation.find_mmseqs", lambda: Path("mmseqs"))
+    run_language_model(settings(file, steps=1, held_out_share=0.5, crop=16), tmp_path / "m")
+    kept = json.loads((tmp_path / "m" / "held_out.json").read_text())
+    assert kept["clean"]
+    assert kept["entries"] == candidates[3:]
+
+
+def test_a_resumed_run_is_measured_on_as_much_as_it_began_with(tmp_path, corpus):
+    prepared = prepare(settings(corpus, steps=None, minutes=0.5), tmp_path / "m", quiet, time.monotonic(), False)
+    begun = replace(prepared, choices=replace(prepared.choices, look=4321))
+    assert (affordable_look(prepared)[0] == 4321, affordable_look(begun)[0]) == (False, 4321)
+
+
 def test_a_resumed_run_holds_out_what_it_began_with(tmp_path, corpus, monkeypatch):
     config = settings(corpus, save_steps=3)
     with pytest.raises(KeyboardInterrupt):
@@ -583,4 +662,5 @@ def test_a_budget_in_minutes_ends_in_time_and_can_be_resumed(tmp_path, corpus, m
         run_language_model(config, tmp_path / "m", callbacks=[StopAt(3)])
     metrics = run_language_model(config, tmp_path / "m", resume=True)
     assert metrics["steps"] > 3
+    assert metrics["choices"]["look"] > 0
     assert metrics["minutes"] < 0.4  # twice the budget: a busy machine may be slow to save

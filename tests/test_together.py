@@ -86,27 +86,31 @@ def test_there_are_as_many_workers_as_threads_and_memory_allow(threads, gib, exp
     assert most_workers(gib * 2**30) == expected
 
 
+def budgeted(model: str = "scratch:tiny-esm2", **budget):
+    return language_model_config({"files": ["some.fasta"], "model": model} | budget)
+
+
 def test_only_a_budget_in_minutes_starts_workers_unasked(monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
     monkeypatch.setattr("plft.language_run.free_bytes", lambda: sys.maxsize)
-    assert fitting_workers({"minutes": 5, "model": "scratch:tiny-esm2"}) == 4
-    assert fitting_workers({"steps": 5, "model": "scratch:tiny-esm2"}) == 1
+    assert fitting_workers(budgeted(minutes=5)) == 4
+    assert fitting_workers(budgeted(steps=5)) == 1
     monkeypatch.setenv("WORLD_SIZE", "2")  # a launcher has started them
-    assert fitting_workers({"minutes": 5, "model": "scratch:tiny-esm2"}) == 1
+    assert fitting_workers(budgeted(minutes=5)) == 1
 
 
 def test_a_large_model_has_fewer_workers(monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
     monkeypatch.setattr("plft.language_run.free_bytes", lambda: 32 * 2**30)
-    assert fitting_workers({"minutes": 5, "model": "scratch:esm2-1m"}) == 8
-    assert fitting_workers({"minutes": 5, "model": "scratch:esm2-35m"}) == 4
-    assert fitting_workers({"minutes": 5, "model": "scratch:esm2-650m"}) == 1
-    assert fitting_workers({"minutes": 5, "model": "no-such-model"}) == 8  # refused when it is read
+    assert fitting_workers(budgeted("scratch:esm2-1m", minutes=5)) == 8
+    assert fitting_workers(budgeted("scratch:esm2-35m", minutes=5)) == 4
+    assert fitting_workers(budgeted("scratch:esm2-650m", minutes=5)) == 1
+    assert fitting_workers(budgeted("no-such-model", minutes=5)) == 8  # refused when it is read
 
 
 @pytest.mark.parametrize("family", tiny.TINY)
 def test_what_a_process_takes_is_known_for_every_family(family):
-    assert 2**29 < worker_bytes({"model": f"scratch:tiny-{family}"}) < 2**30
+    assert 2**29 < worker_bytes(budgeted(f"scratch:tiny-{family}", steps=1)) < 2**30
 
 
 def test_workers_are_for_machines_without_a_gpu(tmp_path, corpus, monkeypatch):

@@ -54,6 +54,7 @@ class Budget(TrainerCallback, ExportableState):
         self.started = time.monotonic() if started is None else started
         self.saved_at = self.started
         self.step_ends: list[float] = []
+        self.left_at_begin = 0.0
 
     def _parts(self, total: int) -> tuple[int, int]:
         return max(1, round(self.warmup_share * total)), round((1 - self.decay_share) * total)
@@ -68,6 +69,11 @@ class Budget(TrainerCallback, ExportableState):
     def seconds(self) -> float:
         """Wall-clock seconds used, those before an interruption included."""
         return self.used + time.monotonic() - self.started
+
+    @property
+    def left(self) -> float:
+        """Seconds left for steps, of a budget in minutes."""
+        return 60 * (self.minutes or 0) - self.reserve - self.seconds
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
@@ -85,6 +91,7 @@ class Budget(TrainerCallback, ExportableState):
         state.max_steps = self.total
         self.saved_at = time.monotonic()
         self.step_ends = [self.saved_at]
+        self.left_at_begin = self.left
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Estimate the number of steps anew, and say what is due."""
@@ -117,14 +124,18 @@ class Budget(TrainerCallback, ExportableState):
         return time.monotonic() - self.saved_at > 60 * self.save_minutes
 
     def _estimate(self, step: int) -> None:
-        """Fit the steps that are left into the time that is left; evaluations do not count as steps' time."""
-        left = 60 * (self.minutes or 0) - self.reserve - self.seconds
-        gaps = sorted(b - a for a, b in pairwise(self.step_ends))
-        if left > 0 and (not gaps or (step < SETTLE and left > 0.8 * 60 * (self.minutes or 0))):
+        """Fit the steps that are left into the time that is left; evaluations do not count as steps' time.
+
+        Not before so many steps after a start, or a fifth of the time that was left then: after an interruption too,
+        the first step is slow, and one estimate that is far too low would have the learning rate fall for good.
+        """
+        left, gaps = self.left, [b - a for a, b in pairwise(self.step_ends)]
+        if left > 0 and len(gaps) < SETTLE and left > 0.8 * self.left_at_begin:
             return
+        gaps = sorted(gaps[1:] if 1 < len(gaps) < WINDOW else gaps)
         middle = gaps[len(gaps) // 8 : max(len(gaps) // 8 + 1, len(gaps) * 7 // 8)]
         total = step + (int(left / (sum(middle) / len(middle))) if left > 0 else 0)
-        if step == SETTLE or abs(total - self.total) > 0.01 * (self.total - step) or total <= step:
+        if abs(total - self.total) > 0.01 * (self.total - step) or total <= step:
             self.total = total
             if step < self.decay_from or self.decay_from > total:
                 self.warmup, self.decay_from = self._parts(total)

@@ -234,7 +234,7 @@ class LanguageModelConfig(Section):
     max_grad_norm: Annotated[float, Field(gt=0)] = Field(1.0, description="gradients are clipped to this norm")
     both_strands: bool | None = Field(None, description="DNA is read in both directions; null is yes for DNA")
     held_out_share: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.02, description="share of the sequences that is held out where no file is given"
+        0.02, description="share of the stretches that is held out where no file is given"
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto", description="auto: bf16 where the device has it")
     gradient_checkpointing: bool = Field(False, description="recompute activations to save memory")

@@ -26,7 +26,7 @@ from plft.errors import PlftError
 from plft.records import read_records
 from plft.tokens import ResidueTokenizer
 
-FORMAT = 3
+FORMAT = 4
 BLOCK = 8192  # residues by default: longer sequences are kept as several entries, so that no single one is large
 TRUE_START, TRUE_END = 1, 2
 _BATCH = 256  # entries tokenised together
@@ -107,7 +107,7 @@ def tokenise(
     both_strands: bool = False,
     block: int = BLOCK,
 ) -> Corpus:
-    """Tokenise sequence files into a store, or open the one that an earlier call made of the same content.
+    """Tokenise sequence files into a store, or open the one that an earlier call made of the same content, in order.
 
     Of several processes that want the same store one makes it, and the others wait.
 
@@ -165,7 +165,7 @@ def _digest(file: Path) -> str:
 
 def _key(digests: dict[str, str], tokenizer: ResidueTokenizer, both_strands: bool, block: int) -> str:
     vocabulary = sorted(tokenizer.tokenizer.get_vocab().items(), key=lambda pair: pair[1])
-    content = [FORMAT, block, sorted(digests.values()), vocabulary, tokenizer.family.name, both_strands]
+    content = [FORMAT, block, list(digests.values()), vocabulary, tokenizer.family.name, both_strands]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:20]
 
 
@@ -256,20 +256,25 @@ def _cut(sequence: str, block: int) -> Iterator[_Block]:
 def _keep_first(folder: Path) -> int:
     """Write entries.bin without the entries whose hash came before; return how many sequences' blocks were left out.
 
-    Works on one range of hashes at a time, so that memory does not grow with their number.
+    Works on one range of hashes at a time, and marks in a file, so that memory does not grow with their number.
     """
     table = np.memmap(folder / "all.bin", dtype=_ENTRY, mode="r")
-    keep = np.zeros(len(table), dtype=bool)
+    keep = np.memmap(folder / "keep.bin", dtype=bool, mode="w+", shape=table.shape)
     chunks = [slice(start, start + _SHARD) for start in range(0, len(table), _SHARD)]
+
+    def of_shard(chunk: slice, shard: int) -> np.ndarray:
+        mine = (table["hash"][chunk] >> np.uint64(1)) % np.uint64(len(chunks)) == shard
+        return chunk.start + np.flatnonzero(mine)
+
     for shard in range(len(chunks)):
-        mine = [(table["hash"][chunk] >> np.uint64(1)) % np.uint64(len(chunks)) == shard for chunk in chunks]
-        inside = np.concatenate([chunk.start + np.flatnonzero(each) for chunk, each in zip(chunks, mine, strict=True)])
+        inside = np.concatenate([of_shard(chunk, shard) for chunk in chunks])
         keep[inside[np.unique(table["hash"][inside], return_index=True)[1]]] = True
     with (folder / "entries.bin").open("wb") as file:
         for chunk in chunks:
             file.write(table[chunk][keep[chunk]].tobytes())
     duplicates = sum(int((~keep[chunk] & (table["hash"][chunk] % np.uint64(2) == 0)).sum()) for chunk in chunks)
-    (folder / "all.bin").unlink()
+    for name in ("all.bin", "keep.bin"):
+        (folder / name).unlink()
     return duplicates
 
 
@@ -295,6 +300,11 @@ class Part:
             return len(self.entries)
         return len(self.corpus) - len(self._gaps)
 
+    @property
+    def n_stretches(self) -> int:
+        """Entries, both strands of a stretch counted once."""
+        return len(self) // (2 if self.corpus.facts.both_strands else 1)
+
     def entry(self, number: np.ndarray) -> np.ndarray:
         """The corpus' entries for numbers within the part."""
         if self.entries is not None:
@@ -311,8 +321,8 @@ class Part:
         return sum(int(self.lengths(a, min(a + _SHARD, len(self))).sum()) for a in range(0, len(self), _SHARD))
 
 
-def hold_out(corpus: Corpus, share: float = 0.02, most: int = 2000, seed: int = 0) -> tuple[Part, Part]:
-    """Split off a held-out part: (the rest, the held-out part).
+def hold_out(corpus: Corpus, share: float = 0.02, most: int = 2000, seed: int = 0) -> np.ndarray:
+    """Choose entries to hold out: (entries,) int64.
 
     Both strands of a stretch stay together. Whichever hashes come first after mixing with the seed are held out, and in
     that order: at most `share` of the stretches and at most `most`, at least one where there are two or more.
@@ -321,7 +331,7 @@ def hold_out(corpus: Corpus, share: float = 0.02, most: int = 2000, seed: int = 
     n_groups = len(corpus) // strands
     wanted = min(most, n_groups - 1, max(1, round(share * n_groups))) if n_groups > 1 else 0
     if not wanted:
-        return Part(corpus), Part(corpus, np.empty(0, np.int64))
+        return np.empty(0, np.int64)
     key = mix(np.array([seed], np.uint64))
     first, held_out = np.empty(0, np.uint64), np.empty(0, np.int64)
     for start in range(0, len(corpus), _SHARD):
@@ -330,7 +340,7 @@ def hold_out(corpus: Corpus, share: float = 0.02, most: int = 2000, seed: int = 
         held_out = np.concatenate([held_out, np.arange(start, start + len(mixed))])
         kept = np.argsort(first, kind="stable")[: wanted * strands]
         first, held_out = first[kept], held_out[kept]
-    return Part(corpus, without=np.sort(held_out)), Part(corpus, held_out)
+    return held_out
 
 
 def without_copies(corpus: Corpus, of: Corpus) -> tuple[Part, int]:
@@ -342,10 +352,14 @@ def without_copies(corpus: Corpus, of: Corpus) -> tuple[Part, int]:
 
 
 def write_fasta(part: Part, letters: np.ndarray, file: Path) -> None:
-    """Write a part of a corpus of single letters as FASTA, named by entry. letters: (vocabulary,) ASCII codes."""
+    """Write a part of a corpus of single letters as FASTA, named by entry, one strand of each stretch.
+
+    letters: (vocabulary,) ASCII codes.
+    """
     with file.open("wb") as handle:
         for number in range(0, len(part), _BATCH):
-            for entry in part.entry(np.arange(number, min(number + _BATCH, len(part)))):
+            entries = part.entry(np.arange(number, min(number + _BATCH, len(part))))
+            for entry in entries[part.corpus.hashes[entries] % np.uint64(2) == 0]:
                 tokens = part.corpus.read(int(entry), 0, int(part.corpus.lengths[entry]))
                 handle.write(b">%d\n%s\n" % (entry, letters[tokens].tobytes()))
 

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from plft.config import read_yaml
+from plft.language_models import AUTO_CLASSES
 from plft.optimizers import OPTIMIZERS
 from plft.plots import Line, line_chart
 from plft.report import render
@@ -20,7 +21,6 @@ TITLES = {
     "clean": "held-out sequences without homologs in training",
     "general": "general set",
 }
-AUTO_CLASSES = {"masked": "AutoModelForMaskedLM", "causal": "AutoModelForCausalLM", "span": "AutoModelForSeq2SeqLM"}
 MEANING = {
     "masked": "Perplexity of masked residues, {rate:.0%} of them at a time, in crops of {crop} tokens.",
     "causal": "Perplexity of each token given those before it, in crops of {crop} tokens.",
@@ -55,7 +55,7 @@ def write_language_card(folder: Path, name: str = "") -> Path:
         "sentences": metrics["sentences"],
         "model_in_shell": shlex.quote(name or folder.name),
         "folder_in_python": json.dumps(folder.name),
-        "auto_class": AUTO_CLASSES[metrics["objective"]],
+        "auto_class": AUTO_CLASSES[metrics["objective"]].__name__,
         "limits": _limits(metrics),
     }
     write_text(folder / "README.md", render("language_card.md.j2", context))
@@ -76,7 +76,7 @@ def curve_picture(curve: list[dict[str, float]]) -> str:
     """The curve as a stand-alone SVG."""
     line = Line("held out", [row["tokens"] / 1e6 for row in curve], [row["perplexity"] for row in curve], True)
     first, last = curve[0]["perplexity"], curve[-1]["perplexity"]
-    summary = f"Held-out perplexity falls from {first:.1f} to {last:.1f} with the tokens read."
+    summary = f"Held-out perplexity against the tokens read, from {first:.1f} to {last:.1f}."
     chart = line_chart([line], ("million tokens read", "held-out perplexity"), summary)
     start = chart.index(">") + 1
     head = str(chart)[:start].replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" width="560" ')
@@ -107,7 +107,7 @@ def _facts(metrics: dict[str, Any], settings: dict[str, Any]) -> list[tuple[str,
         ("trained", f"{metrics['tokens']:,} tokens in {metrics['steps']:,} steps, {metrics['minutes']:.1f} minutes"),
         ("machine", metrics["hardware"]),
         ("precision", choices["precision"]),
-        ("optimiser", OPTIMIZERS[choices.get("optimizer", "adamw")]),
+        ("optimiser", OPTIMIZERS.get(choices["optimizer"], choices["optimizer"])),
         ("peak learning rate", f"{choices['learning_rate']:.3g}"),
         ("method", settings["method"]),
         ("sequences", f"{data['sequences']:,} with {data['residues']:,} residues, {data['duplicates']:,} exact copies"),
@@ -124,8 +124,8 @@ def _perplexity(metrics: dict[str, Any]) -> list[tuple[str, str, str]]:
 
 
 def _limits(metrics: dict[str, Any]) -> list[str]:
-    limits = [f"Sequences unlike those it was trained on: it has seen {metrics['data']['residues']:,} residues."]
-    if metrics["tokens"] < 1e9:
+    limits = [f"Sequences unlike those it was trained on: it has read {metrics['tokens']:,} tokens of them."]
+    if metrics["tokens"] < 1e9 and metrics["model"]["name"].startswith("scratch:"):
         limits.append("Work where a large published model can be had: this one was trained on a small budget.")
     if "clean" not in metrics["perplexity"]["after"]:
         limits.append(

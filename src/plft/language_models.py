@@ -20,12 +20,10 @@ AUTO_CLASSES: dict[str, Any] = {
 }
 
 
-def load_language_model(
-    checkpoint: Checkpoint, dtype: torch.dtype = torch.float32, seed: int | None = None
-) -> PreTrainedModel:
-    """Load a checkpoint with the head of its family's own objective (`family.objective`).
+def load_language_model(checkpoint: Checkpoint) -> PreTrainedModel:
+    """Load a checkpoint in fp32 with the head of its family's own objective (`family.objective`).
 
-    seed: of a scratch model's weights, by default the checkpoint's; the global random state is left as it was.
+    A scratch model's weights are drawn with the checkpoint's seed; the global random state is left as it was.
     Raises PlftError for a checkpoint without such a head (an encoder alone), and for damaged weights.
     """
     auto = AUTO_CLASSES[checkpoint.family.objective]
@@ -37,8 +35,8 @@ def load_language_model(
             f"'{config.model_type}'. Choose another model."
         )
     if checkpoint.folder is None:
-        return _fresh(auto, config, checkpoint.seed if seed is None else seed).to(dtype)
-    return _load(auto, config, checkpoint, checkpoint.folder, dtype)
+        return _fresh(auto, config, checkpoint.seed)
+    return _load(auto, config, checkpoint, checkpoint.folder)
 
 
 def _fresh(auto: Any, config: Any, seed: int) -> PreTrainedModel:
@@ -47,7 +45,7 @@ def _fresh(auto: Any, config: Any, seed: int) -> PreTrainedModel:
         return auto.from_config(config)
 
 
-def _load(auto: Any, config: Any, checkpoint: Checkpoint, folder: Path, dtype: torch.dtype) -> PreTrainedModel:
+def _load(auto: Any, config: Any, checkpoint: Checkpoint, folder: Path) -> PreTrainedModel:
     try:
         with quiet_transformers():
             model, info = auto.from_pretrained(
@@ -56,7 +54,7 @@ def _load(auto: Any, config: Any, checkpoint: Checkpoint, folder: Path, dtype: t
                 use_safetensors=True,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # they are refused below, by name
-                dtype=dtype,
+                dtype=torch.float32,
                 trust_remote_code=checkpoint.trust_remote_code,
             )
     except (SafetensorError, OSError, *BROKEN) as error:

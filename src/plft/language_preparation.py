@@ -53,7 +53,8 @@ class Choices:
     """What the configuration left open, decided once and kept for resuming. Tokens are per process.
 
     tokens_per_second: of this machine, where a budget in minutes had it measured.  store: names the tokenised files.
-    processes: how many train together; 0 in runs that were begun before that was kept.
+    processes: how many train together; 0 in runs that were begun before that was kept.  look: held-out tokens that are
+    read before and after; 0 where it is not decided yet.
     """
 
     crop: int
@@ -65,6 +66,7 @@ class Choices:
     tokens_per_second: float | None = None
     optimizer: str = "adamw"  # of runs that were begun before there was a choice
     processes: int = 0
+    look: int = 0
 
     @property
     def step_tokens(self) -> int:
@@ -76,14 +78,14 @@ class Choices:
 class Data:
     """A corpus and its parts.
 
-    clean: the held-out entries without homologs in training, None where not searched.  kept: what a resumed run needs
-    to hold the same out, None where files were given.
+    is_clean: nothing that is held out has a homolog in training; False where not searched.  kept: what a resumed run
+    needs to hold the same out, None where files were given.
     """
 
     corpus: Corpus
     train: Part
     held_out: Part
-    clean: Part | None
+    is_clean: bool
     general: Part | None
     kept: dict[str, Any] | None
 
@@ -96,7 +98,7 @@ class Data:
     @property
     def measured(self) -> dict[str, Part]:
         """The parts that perplexity is measured on, by name."""
-        parts = {"held_out": self.held_out, "clean": self.clean, "general": self.general}
+        parts = {"held_out": self.held_out, "general": self.general}
         return {name: part for name, part in parts.items() if part is not None and len(part)}
 
 
@@ -128,7 +130,7 @@ class Prepared:
         """
         crops = Crops(part, self.checkpoint.residue_tokenizer, self.choices.crop, HELD_OUT_SEED)
         n_crops = min(crops.n, max(1, int(most * crops.n / max(1, part.n_tokens))))
-        for rows in islice(self.recipe.cut(crops, 0, n_crops), rank(), None, processes()):
+        for rows in islice(self.recipe.cut(crops, n_crops), rank(), None, processes()):
             yield on_device(self.recipe.batch(crops, rows))
 
 
@@ -204,14 +206,15 @@ def read_data(config: LanguageModelConfig, checkpoint: Checkpoint, kept: dict[st
     if config.valid:
         held_out, copies = without_copies(read(config.valid), corpus)
         none_left = "" if len(held_out) else ": no perplexity will be measured"
-        left_out = f"{copies:,} exact copies of training sequences left out of them{none_left}"
-        say(f"{len(held_out):,} held-out sequences; {left_out}")
-        return Data(corpus, Part(corpus), held_out, None, general, None)
+        twice = f" and {held_out.corpus.facts.duplicates:,} of one another" if held_out.corpus.facts.duplicates else ""
+        left_out = f"{copies:,} exact copies of training sequences{twice} left out of them{none_left}"
+        say(f"{len(held_out):,} held-out sequences or stretches; {left_out}")
+        return Data(corpus, Part(corpus), held_out, False, general, None)
     kept = kept or agreed(lambda: _hold_out(config, checkpoint, corpus))
-    say(f"{len(kept['entries']):,} of {len(corpus):,} stretches held out, {kept['how']}")
     entries = np.array(sorted(kept["entries"]), dtype=np.int64)
     held_out = Part(corpus, entries)
-    return Data(corpus, Part(corpus, without=entries), held_out, held_out if kept["clean"] else None, general, kept)
+    say(f"{held_out.n_stretches:,} of {Part(corpus).n_stretches:,} stretches held out, {kept['how']}")
+    return Data(corpus, Part(corpus, without=entries), held_out, kept["clean"], general, kept)
 
 
 def _crop(config: LanguageModelConfig, checkpoint: Checkpoint) -> int:
@@ -235,7 +238,7 @@ def _hold_out(config: LanguageModelConfig, checkpoint: Checkpoint, corpus: Corpu
     """Entries to hold out, whether they have no homologs in the rest (`clean`), and how they were chosen."""
     if not config.held_out_share:
         return {"entries": [], "clean": False, "how": "as asked"}
-    by_chance = _entries(hold_out(corpus, config.held_out_share, seed=config.seed)[1])
+    by_chance = hold_out(corpus, config.held_out_share, seed=config.seed).tolist()
     if not by_chance:
         return {"entries": [], "clean": False, "how": "as one sequence alone cannot be divided"}
     reasons = {
@@ -248,9 +251,14 @@ def _hold_out(config: LanguageModelConfig, checkpoint: Checkpoint, corpus: Corpu
         how = f"by chance, homologs of training sequences among them ({why[0]})"
         return {"entries": by_chance, "clean": False, "how": how}
     share = min(CANDIDATES * config.held_out_share, 0.5)
-    candidates = _entries(hold_out(corpus, share, MOST_CANDIDATES, config.seed)[1])
-    chosen = _unrelated(checkpoint, corpus, candidates, _all_but(corpus, candidates))[: len(by_chance)]
-    chosen = _unrelated(checkpoint, corpus, chosen, sorted(set(candidates) - set(chosen)))
+    candidates = hold_out(corpus, share, MOST_CANDIDATES, config.seed).tolist()
+    rest = Part(corpus, without=np.array(sorted(candidates), dtype=np.int64))
+    chosen = _unrelated(checkpoint, corpus, candidates, rest)[: len(by_chance)]
+    gone_back = set(candidates) - set(chosen)
+    while gone_back:  # what goes back to training may be related to others that were to be held out
+        rest = Part(corpus, np.array(sorted(gone_back), dtype=np.int64))
+        kept = _unrelated(checkpoint, corpus, chosen, rest)
+        chosen, gone_back = kept, set(chosen) - set(kept)
     if not chosen:
         return {"entries": by_chance, "clean": False, "how": "by chance: every one searched has a homolog in the rest"}
     identity = IDENTITY[checkpoint.family.alphabet]
@@ -258,17 +266,8 @@ def _hold_out(config: LanguageModelConfig, checkpoint: Checkpoint, corpus: Corpu
     return {"entries": chosen, "clean": True, "how": how}
 
 
-def _entries(part: Part) -> list[int]:
-    return [] if part.entries is None else part.entries.tolist()
-
-
-def _all_but(corpus: Corpus, entries: list[int]) -> Part:
-    return Part(corpus, without=np.array(sorted(entries), dtype=np.int64))
-
-
-def _unrelated(checkpoint: Checkpoint, corpus: Corpus, asked: list[int], others: Part | list[int]) -> list[int]:
-    """The asked entries, in their order, of which neither strand aligns to any of the others."""
-    rest = others if isinstance(others, Part) else Part(corpus, np.array(others, dtype=np.int64))
+def _unrelated(checkpoint: Checkpoint, corpus: Corpus, asked: list[int], rest: Part) -> list[int]:
+    """The asked entries, in their order, of which neither strand aligns to any of the rest."""
     if not asked or not len(rest):
         return asked
     letters = checkpoint.residue_tokenizer.letters
@@ -286,12 +285,11 @@ def _unrelated(checkpoint: Checkpoint, corpus: Corpus, asked: list[int], others:
 
 def build_task(config: LanguageModelConfig, checkpoint: Checkpoint, say: Say) -> LanguageModelTask:
     """The model with its head, ready to train: packed where it can be, with LoRA or without biases where asked."""
-    model: Any = load_language_model(checkpoint, seed=config.seed)
+    model: Any = load_language_model(checkpoint)
     for name, parameter in model.named_parameters():
         if "contact_head" in name:  # ESM's; it takes no part in the objective
             parameter.requires_grad = False
-    if not config.biases:
-        _without_biases(model)
+    _choose_biases(config, checkpoint, model)
     fuse(model)
     if can_pack(model):
         use_packing(model)
@@ -305,12 +303,20 @@ def build_task(config: LanguageModelConfig, checkpoint: Checkpoint, say: Say) ->
     return LanguageModelTask(model)
 
 
-def _without_biases(model: nn.Module) -> None:
-    """Set the biases of all linear layers to zero and keep them there (the cramming recipe leaves them out)."""
-    for module in model.modules():
-        if isinstance(module, nn.Linear) and module.bias is not None:
-            nn.init.zeros_(module.bias)
-            module.bias.requires_grad = False
+def _choose_biases(config: LanguageModelConfig, checkpoint: Checkpoint, model: nn.Module) -> None:
+    """Keep the biases of all linear layers at zero where they are not wanted (the cramming recipe leaves them out).
+
+    Of a model to go on from they are not if all are zero.
+    """
+    biases = [each.bias for each in model.modules() if isinstance(each, nn.Linear) and each.bias is not None]
+    has_none = not checkpoint.is_scratch and not any(each.any() for each in biases)
+    if config.biases and not has_none:
+        return
+    if not checkpoint.is_scratch and not has_none:
+        raise PlftError(f"{checkpoint.name} has learned with biases and needs them. Leave out biases=false.")
+    for bias in biases:
+        nn.init.zeros_(bias)
+        bias.requires_grad = False
 
 
 def make_recipe(
@@ -383,24 +389,20 @@ def _batch_tokens(checkpoint: Checkpoint) -> int:
     return int(min(GPU_BATCH, torch.cuda.mem_get_info()[0] / 2 / (4 * _numbers_per_token(checkpoint))))
 
 
-def worker_bytes(values: dict[str, Any]) -> int:
+def worker_bytes(config: LanguageModelConfig) -> int:
     """Memory that a process on a CPU takes for the model of a configuration, in bytes; 0 where that cannot be said.
 
     A weight takes 16 bytes with its gradient and the optimiser's two averages.
     """
     try:
-        checkpoint = resolve(
-            values["model"],
-            revision=values.get("revision"),
-            trust_remote_code=values.get("trust_remote_code", False),
-        )
+        checkpoint = resolve(config.model, revision=config.revision, trust_remote_code=config.trust_remote_code)
         model = checkpoint.without_weights()
     except PlftError:  # said when the model is read in earnest
         return 0
     if model is None:
         return 0
     weights = sum(each.numel() for each in model.parameters())
-    return 2**29 + 16 * weights + 4 * _numbers_per_token(checkpoint) * (values.get("batch_residues") or CPU_BATCH)
+    return 2**29 + 16 * weights + 4 * _numbers_per_token(checkpoint) * (config.batch_residues or CPU_BATCH)
 
 
 def _numbers_per_token(checkpoint: Checkpoint) -> int:

@@ -8,6 +8,7 @@ import platform
 import shutil
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +48,18 @@ OWN_FILES = (
 MODEL_FILES = (
     "config.json",
     "generation_config.json",
-    "tokenizer*",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "spiece.model",
     "special_tokens_map.json",
-    "vocab.*",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
     "merges.txt",
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "model-*-of-*.safetensors",
 )
 
 
@@ -99,6 +108,7 @@ def _run(
         set_seed(config.seed)
         prepared = prepare(config, out, say, started, resume)
         look, reserve = affordable_look(prepared)
+        prepared = replace(prepared, choices=replace(prepared.choices, look=look))
         before = perplexities(prepared, look)
         if is_first():
             claim(prepared, out, resume)
@@ -150,10 +160,10 @@ def claim(prepared: Prepared, out: Path, resume: bool) -> None:
             write_json(out / name, content)
 
 
-def fitting_workers(values: dict[str, Any]) -> int:
+def fitting_workers(config: LanguageModelConfig) -> int:
     """Processes that get the most out of a budget; in steps or residues one, and the model is the same everywhere."""
-    alone = values.get("minutes") is None or processes() > 1 or has_accelerator()
-    return 1 if alone else most_workers(free_bytes(), worker_bytes(values))
+    alone = config.minutes is None or processes() > 1 or has_accelerator()
+    return 1 if alone else most_workers(free_bytes(), worker_bytes(config))
 
 
 def kept_config(out: Path) -> LanguageModelConfig | None:
@@ -169,7 +179,7 @@ def remove_language_model(out: Path) -> None:
             folder.unlink()
         elif folder.exists():
             shutil.rmtree(folder)
-    for pattern in (*MODEL_FILES, "model*.safetensors*", *reversed(OWN_FILES)):
+    for pattern in (*MODEL_FILES, *reversed(OWN_FILES)):
         for each in out.glob(pattern):
             each.unlink()
 
@@ -259,7 +269,8 @@ def affordable_look(prepared: Prepared) -> tuple[int, float]:
     perplexities(prepared, FIRST_LOOK)
     taken = time.monotonic() - began
     per_token = agreed(lambda: taken) / FIRST_LOOK
-    look = max(FIRST_LOOK, min(FINAL_LOOK, int(0.05 * 60 * prepared.config.minutes / per_token)))
+    affordable = min(FINAL_LOOK, int(0.05 * 60 * prepared.config.minutes / per_token))
+    look = prepared.choices.look or max(FIRST_LOOK, affordable)  # of a resumed run as before
     return look, 1.2 * per_token * look + SAVING
 
 
@@ -273,6 +284,8 @@ def perplexities(prepared: Prepared, most: int) -> dict[str, float]:
         )
         if count:  # of a few short sequences it may be that none is masked
             found[name] = perplexity(loss)
+    if prepared.data.is_clean and "held_out" in found:
+        found["clean"] = found["held_out"]
     return found
 
 
@@ -291,7 +304,7 @@ def describe(
             "sequences": facts.sequences,
             "residues": facts.residues,
             "duplicates": facts.duplicates,
-            "held_out": len(data.held_out),
+            "held_out": data.held_out.n_stretches,
         },
         "steps": trainer.state.global_step,
         "tokens": trainer.tokens_read,

@@ -59,7 +59,8 @@ class Symbols:
         unusual = {id for token, id in vocabulary.items() if not _is_word(token, checkpoint.family.alphabet)}
         letters = np.array(sorted(set(vocabulary.values()) - unusual - set(np.flatnonzero(is_special).tolist())))
         run = checkpoint.family.kmer or 1 if checkpoint.family.spelling == "kmers" else 1
-        start = getattr(checkpoint.config, "decoder_start_token_id", None) or checkpoint.residue_tokenizer.pad_token_id
+        start = getattr(checkpoint.config, "decoder_start_token_id", None)
+        start = checkpoint.residue_tokenizer.pad_token_id if start is None else start
         return cls(
             is_special, says_nothing, letters, tokenizer.mask_token_id, np.array(sentinels, dtype=np.int64), run, start
         )

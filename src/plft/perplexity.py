@@ -517,7 +517,7 @@ def _log_probabilities(language: LanguageModel, batch: Sequence[Question]) -> np
         ids[at, : len(each.input_ids)], mask[at, : len(each.input_ids)] = each.input_ids, 1
     inputs = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
     if language.family.objective == "span":
-        inputs["decoder_input_ids"] = torch.tensor([_decoder_input(language)] * len(batch))
+        inputs["decoder_input_ids"] = torch.tensor([[language.symbols.start, _stand_in(language)]] * len(batch))
     rows = np.repeat(np.arange(len(batch)), [len(each.places) for each in batch])
     places, targets = (np.concatenate([getattr(each, name) for each in batch]) for name in ("places", "targets"))
     with torch.inference_mode():
@@ -525,8 +525,3 @@ def _log_probabilities(language: LanguageModel, batch: Sequence[Question]) -> np
         answers = logits[torch.from_numpy(rows).to(device), torch.from_numpy(places).to(device)]
         log_p = answers.float().log_softmax(-1).cpu().double().numpy()
     return np.asarray(log_p[np.arange(len(targets)), targets])
-
-
-def _decoder_input(language: LanguageModel) -> list[int]:
-    start = language.model.config.decoder_start_token_id
-    return [language.tokenizer.pad_token_id if start is None else int(start), _stand_in(language)]

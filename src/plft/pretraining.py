@@ -60,9 +60,9 @@ class Recipe:
         batch = pack(corrupted) if self.pad_id is None else pad(corrupted, self.pad_id)
         return batch | {"eligible": sum(each.eligible for each in corrupted), "tokens": sum(map(len, tokens))}
 
-    def cut(self, crops: Crops, first: int = 0, last: int | None = None) -> Iterator[np.ndarray]:
-        """Crops first to last (or for ever), in order, as the rows of `Crops.table` that make up each batch."""
-        rest = np.empty((0, 4), np.int64)
+    def cut(self, crops: Crops, last: int | None = None) -> Iterator[np.ndarray]:
+        """Crops up to the last (or for ever), in order, as the rows of `Crops.table` that make up each batch."""
+        first, rest = 0, np.empty((0, 4), np.int64)
         ahead = AHEAD if self.pad_id is None else max(AHEAD, POOL * self.budget // max(crops.room, 1))
         while last is None or first < last:
             stop = first + ahead if last is None else min(first + ahead, last)

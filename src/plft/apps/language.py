@@ -23,7 +23,7 @@ Valid = Annotated[
 ]
 Minutes = Annotated[float | None, typer.Option(help="Budget in minutes, everything included.")]
 Steps = Annotated[int | None, typer.Option(help="Budget in optimiser steps.")]
-Residues = Annotated[int | None, typer.Option(help="Budget in tokens read.")]
+Residues = Annotated[int | None, typer.Option(help="Budget in tokens read; a residue is a token, or part of one.")]
 Crop = Annotated[int | None, typer.Option(help="Longest stretch read at a time, in tokens.")]
 BatchResidues = Annotated[int | None, typer.Option(help="Tokens per forward pass.")]
 StepResidues = Annotated[int | None, typer.Option(help="Tokens per optimiser step (accumulated).")]
@@ -79,8 +79,8 @@ def pretrain(
     json: Json = False,
 ) -> None:
     """Train a language model from random weights, within a budget of minutes, steps or residues."""
-    values = _given(locals()) | {"model": arch if arch.startswith("scratch:") else f"scratch:{arch}", "biases": biases}
-    _run(values, out, resume, overwrite, json)
+    model = arch if arch.startswith("scratch:") else f"scratch:{arch}"
+    _run(_given(locals()), out, resume, overwrite, json)
 
 
 def adapt(
@@ -121,8 +121,7 @@ def adapt(
     json: Json = False,
 ) -> None:
     """Go on training a model on sequences of your own, with the objective it was trained with."""
-    values = _given(locals()) | {"keep_adapter": keep_adapter, "trust_remote_code": trust_remote_code}
-    _run(values, out, resume, overwrite, json)
+    _run(_given(locals()), out, resume, overwrite, json)
 
 
 _NOT_SETTINGS = ("out", "arch", "resume", "overwrite", "json", "set")
@@ -174,6 +173,7 @@ def _config(values: dict[str, Any], resumed: Path | None) -> LanguageModelConfig
         values = values | {name: getattr(kept, name) for name in ("minutes", "steps", "residues")}
     elif not budget:
         raise PlftError("Say how long to train: --minutes 30, --steps 2000 or --residues 20000000.")
-    if "workers" not in values:
-        values = values | {"workers": fitting_workers(values) if kept is None else kept.workers}
-    return language_model_config(values)
+    config = language_model_config(values)
+    if "workers" in values:
+        return config
+    return config.model_copy(update={"workers": fitting_workers(config) if kept is None else kept.workers})

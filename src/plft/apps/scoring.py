@@ -20,7 +20,9 @@ def score_lm(
     method: Annotated[
         str | None, typer.Option(help="exact or one-pass; by default exact where that takes few passes.")
     ] = None,
-    batch_residues: Annotated[int, typer.Option(min=1, help="Tokens per batch, padding included.")] = 16_384,
+    batch_residues: Annotated[
+        int | None, typer.Option(min=1, help="Tokens per batch, padding included; by default as many as are fast.")
+    ] = None,
     sequence_column: Annotated[str | None, typer.Option("--sequence-column", help="Sequence column.")] = None,
     id_column: Annotated[str | None, typer.Option("--id-column", help="Column of the identifiers.")] = None,
     trust_remote_code: Annotated[
@@ -32,18 +34,20 @@ def score_lm(
     """Perplexity of sequences under a language model: per sequence in a table, in total on the last line."""
     from plft import console, perplexity
     from plft.apps.cli import quiet_libraries
+    from plft.batching import INFERENCE_BUDGET
     from plft.pipeline import check_files
     from plft.records import Columns, read_records
 
     quiet_libraries()
     if out is not None:
         check_files(data, out)
+    budget = batch_residues or INFERENCE_BUDGET
     records = read_records(data, Columns(sequence_column or "sequence", id=id_column or "id"), labelled=False)
     language = perplexity.load(model, trust_remote_code)
     with console.progress_bar() as bar:
         task = bar.add_task("inputs of the model", total=None)
         found = perplexity.write_scores(
-            language, records, out, method, budget=batch_residues, each_batch=lambda n: bar.advance(task, n)
+            language, records, out, method, budget=budget, each_batch=lambda n: bar.advance(task, n)
         )
     for sentence in found.sentences:
         console.say(sentence)
