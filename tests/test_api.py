@@ -30,7 +30,7 @@ from plft import (
 )
 from plft.config import make_config
 from plft.model import load_trained_state, train_the_head
-from plft.preparation import check_head
+from plft.preparation import check_head, has_cls
 
 KINDS = {
     "seq_classification": (TaskType.SEQ_CLASSIFICATION, lambda s, at: at % 2, 2),
@@ -371,6 +371,11 @@ def test_settings_that_a_head_would_ignore_are_refused(sections: dict, name: str
     with pytest.raises(plft.PlftError, match=f"{name} has no effect"):
         check_head(config, TaskType.SEQ_CLASSIFICATION, custom_head=False)
     check_head(config, TaskType.SEQ_CLASSIFICATION, custom_head=True)
+
+
+@pytest.mark.parametrize(("family", "has"), [("esm2", True), ("protbert", True), ("mistral-dna", False)])
+def test_only_a_token_that_sees_the_sequence_stands_for_it(family: str, has: bool) -> None:
+    assert has_cls(tiny.checkpoint(family)) == has
 
 
 def test_pooling_is_refused_in_a_residue_task_but_for_the_default_that_run_yaml_states() -> None:

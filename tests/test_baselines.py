@@ -12,7 +12,7 @@ from plft import homology
 from plft.alphabet import DNA, PROTEIN
 from plft.baselines import BASELINES, NoTimeError, Problem, train_baseline
 from plft.encodings import Part
-from plft.labels import LabelSpace, TaskType
+from plft.labels import IGNORED_CLASS, LabelSpace, TaskType
 from plft.metrics import evaluate
 
 METRIC = {
@@ -74,6 +74,14 @@ class Sealed:
         raise AssertionError("a baseline looked at the targets of test")
 
     __getitem__ = __iter__ = __len__
+
+
+def test_residues_without_labels_do_not_make_valid_large_enough(monkeypatch):
+    monkeypatch.setattr("plft.baselines.MOST_JUDGED", 100)
+    problem = problem_of(TaskType.TOKEN_CLASSIFICATION, n=60, n_valid=20)
+    unlabelled = replace(problem.valid, targets=[np.full(20, IGNORED_CLASS) for _ in range(20)])
+    outputs = trained("window", replace(problem, valid=unlabelled), part(TaskType.TOKEN_CLASSIFICATION, 5, 2))
+    assert len(outputs.outputs["test"]) == 5
 
 
 @pytest.mark.parametrize("task", list(TaskType))

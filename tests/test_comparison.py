@@ -27,6 +27,7 @@ from plft.config import make_config
 from plft.errors import PlftError
 from plft.labels import TaskType
 from plft.outputs import read_outputs, write_outputs
+from plft.standings import refuse_other_classes
 
 QUICK = {
     "model": {"head_dropout": 0.3},
@@ -304,6 +305,24 @@ def test_what_can_be_checked_is_refused_before_anything_is_written(
     with pytest.raises(PlftError, match=message):
         compare(out=tmp_path / "out", **(asked | changes))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_test_part_without_labels_is_refused(tmp_path: Path) -> None:
+    data = small_run.write_table(tmp_path / "data.csv")
+    rows = table(data)
+    with data.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(row | ({"label": ""} if row["split"] == "test" else {}) for row in rows)
+    with pytest.raises(PlftError, match="test part of data holds no label"):
+        compare(data, [TINY], ["head"], tmp_path / "out", seeds=1, config=WITHOUT)
+    assert not (tmp_path / "out").exists()
+
+
+def test_folds_with_other_classes_are_not_pooled() -> None:
+    refuse_other_classes([["a", "b"], ["a", "b"]])
+    with pytest.raises(PlftError, match="different classes"):
+        refuse_other_classes([["a", "b"], ["a", "c"]])
 
 
 def test_another_command_on_the_same_folder_is_refused_with_what_differs(finished: Finished) -> None:

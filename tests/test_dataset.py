@@ -160,6 +160,16 @@ def test_a_sequence_too_long_loses_its_end_and_is_counted() -> None:
     assert len(dataset) == 2
 
 
+def test_residues_in_unknown_tokens_are_counted() -> None:
+    """DNABERT's words of six: every one that holds an N is unknown, and all residues in them with it."""
+    records = [Record("s", "ACGTACGTACGTNACGTACGTACGT", "a"), Record("t", "ACGTACGTACGTACGT", "b")]
+    labels = LabelSpace.fit(TaskType.SEQ_CLASSIFICATION, records)
+    tokenizer = tiny.checkpoint("dnabert").residue_tokenizer
+    dataset = build_dataset(records, tokenizer, labels, is_residue_task=False, max_residues=100)
+    k = tiny.checkpoint("dnabert").family.kmer
+    assert dataset.unread == 2 * k - 1
+
+
 def test_what_the_tokenizer_has_to_cut_counts_as_truncated_too() -> None:
     """1024 tokens hold a varying number of letters where tokens are learned pieces: only the tokenizer knows."""
     checkpoint = tiny.checkpoint("protgpt2")

@@ -14,8 +14,9 @@ import plft as library
 import small_run
 from commandline import plft
 from plft.errors import PlftError
+from plft.evaluation import evaluate
 from plft.labels import TaskType
-from plft.pipeline import evaluate, train
+from plft.pipeline import train
 from plft.runfolder import export_model, load_predictor
 
 

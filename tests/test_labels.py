@@ -238,6 +238,12 @@ def test_regression_learns_mean_and_scale_and_keeps_raw_units():
     assert space.encode(texts("2.5")[0]).dtype == np.float32
 
 
+def test_small_values_are_scaled_too():
+    space = LabelSpace.fit(TaskType.SEQ_REGRESSION, texts("1e-9", "3e-9"))
+    assert space.mean == pytest.approx((2e-9,))
+    assert space.scale == pytest.approx((1e-9,))
+
+
 def test_several_columns_are_several_outputs_each_with_its_own_gaps():
     space = LabelSpace.fit(TaskType.SEQ_REGRESSION, texts(("1", "10"), ("3", "")), columns=("tm", "kd"))
     assert space.mean == (2.0, 10.0)

@@ -20,8 +20,12 @@ import plft as library
 import small_run
 import tiny
 from commandline import plft
+from fakes import StopAt
+from plft.apps.failures import unforeseen
 from plft.errors import PlftError
-from plft.pipeline import evaluate, train
+from plft.evaluation import evaluate
+from plft.labels import TaskType
+from plft.pipeline import train
 
 
 @pytest.fixture(scope="module")
@@ -156,6 +160,117 @@ def test_scoring_training_sequences_is_said(finished: Path) -> None:
     assert "36 of these 36 sequences were trained on" in done.err
 
 
+def rewritten(data: Path, target: Path, header: str) -> Path:
+    """The table with other names of columns."""
+    _, *rows = data.read_text().splitlines()
+    target.write_text("\n".join([header, *rows]) + "\n")
+    return target
+
+
+def test_another_file_needs_no_column_but_sequence_and_label(tmp_path: Path) -> None:
+    data = rewritten(small_run.write_table(tmp_path / "a.csv"), tmp_path / "data.csv", "name,sequence,label,part")
+    columns = {"data": {"id_column": "name", "split_column": "part"}, "training": {"max_steps": 1}}
+    run = train(small_run.config(data, **columns), tmp_path / "run").path
+    other = tmp_path / "other.csv"
+    other.write_text("sequence,label\n" + "".join(f"{row.split(',')[1]},no\n" for row in data.read_text().split()[1:]))
+    assert evaluate(run, other)["n"] == 60
+    named = rewritten(data, tmp_path / "named.csv", "name,protein,answer,part")
+    done = plft("evaluate", str(run), str(named), "--sequence-column", "protein", "--label-column", "answer", "--json")
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["split"] == "test"  # the run's own split column was read
+    assert json.loads(done.out)["metrics"] == evaluate(run)["metrics"]
+    embedded = ["--sequence-column", "protein", "-o", str(tmp_path / "e.csv")]
+    assert plft("embed", str(run), str(named), *embedded).code == 0
+    assert (tmp_path / "e.csv").read_text().splitlines()[1].startswith(data.read_text().splitlines()[1].split(",")[0])
+
+
+def test_masks_of_a_run_are_kept_where_only_the_label_has_another_name(tmp_path: Path) -> None:
+    rows = [("ACDEFGHIKL", "H" * 5 + "C" * 5, part) for part in ("train", "train", "valid", "test")]
+    table = [f"{sequence[at:] + sequence[:at]},{label},{'1' * 6 + '0' * 4},{part}" for at, (sequence, label, part)
+             in enumerate(rows)]  # fmt: skip
+    data = tmp_path / "data.csv"
+    data.write_text("\n".join(["sequence,label,seen,split", *table]) + "\n")
+    run = train(small_run.config(data, data={"mask_column": "seen"}, training={"max_steps": 1}), tmp_path / "run").path
+    other = rewritten(data, tmp_path / "other.csv", "sequence,answer,seen,split")
+    done = plft("evaluate", str(run), str(other), "--label-column", "answer", "--json")
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["n_scored"] == evaluate(run)["n_scored"] == 6
+
+
+def test_a_run_without_a_test_part_is_scored_on_valid(tmp_path: Path) -> None:
+    data = small_run.write_table(tmp_path / "data.csv")
+    data.write_text("".join(line for line in data.read_text().splitlines(True) if not line.endswith(",test\n")))
+    run = train(small_run.config(data, training={"max_steps": 1}), tmp_path / "run").path
+    assert evaluate(run)["split"] == "valid"
+
+
+def test_another_file_may_hold_classes_that_the_run_leaves_out(tmp_path: Path) -> None:
+    data = small_run.write_table(tmp_path / "data.csv")
+    settings = {"data": {"unseen_classes": "drop"}, "training": {"max_steps": 1}}
+    run = train(small_run.config(data, **settings), tmp_path / "run").path
+    other = tmp_path / "other.csv"
+    other.write_text(data.read_text() + "new,ACDEFGHIKLMN,maybe,test\n")
+    said: list[str] = []
+    assert evaluate(run, other, say=said.append)["n_scored"] == evaluate(run)["n_scored"]
+    assert any("maybe (1)" in sentence for sentence in said)
+
+
+def test_where_valid_cannot_be_judged_no_epoch_is_left_out(tmp_path: Path) -> None:
+    data = small_run.write_table(tmp_path / "data.csv")
+    lines = data.read_text().splitlines(True)
+    (tmp_path / "one.csv").write_text("".join(
+        line.replace(",no,valid", ",yes,valid") for line in lines
+    ))  # fmt: skip
+    said: list[str] = []
+    settings = {"training": {"epochs": 6, "early_stopping": 1}}
+    run = train(small_run.config(tmp_path / "one.csv", **settings), tmp_path / "run", say=said.append).path
+    assert json.loads((run / "environment.json").read_text())["epochs"] == 6
+    assert any("is undefined on valid" in sentence for sentence in said)
+
+
+def test_a_column_without_labels_in_test_is_no_obstacle(tmp_path: Path) -> None:
+    rows = small_run.write_table(tmp_path / "a.csv", TaskType.SEQ_REGRESSION).read_text().splitlines()
+    second = ["kcat", *("" if row.endswith("test") else str(at % 7) for at, row in enumerate(rows[1:]))]
+    (tmp_path / "data.csv").write_text("\n".join(map(",".join, zip(rows, second, strict=True))))
+    settings = {"data": {"label_column": ["label", "kcat"]}, "training": {"max_steps": 1}}
+    run = train(small_run.config(tmp_path / "data.csv", **settings), tmp_path / "run").path
+    assert "redicted against true" in (run / "report.html").read_text()
+
+
+def test_weights_of_sequences_are_said(tmp_path: Path) -> None:
+    data = small_run.write_table(tmp_path / "data.csv")
+    rows = data.read_text().splitlines()
+    data.write_text("\n".join([rows[0] + ",Weight", *(f"{row},{at % 3 + 1}" for at, row in enumerate(rows[1:]))]))
+    said: list[str] = []
+    train(small_run.config(data, training={"max_steps": 1}), tmp_path / "run", say=said.append)
+    assert "sequences are weighted by the column 'weight', from 1 to 3" in said
+
+
+def test_time_and_memory_of_an_interrupted_run_count(tmp_path: Path) -> None:
+    config = small_run.config(small_run.write_table(tmp_path / "data.csv"), training={"epochs": 3})
+    with pytest.raises(KeyboardInterrupt):
+        train(config, tmp_path / "run", callbacks=[StopAt(8)])
+    file = tmp_path / "run" / "environment.json"
+    kept = json.loads(file.read_text())
+    assert kept["seconds"] > 0
+    file.write_text(json.dumps(kept | {"seconds": 1000.0, "peak_memory": 2**50}))
+    train(config, tmp_path / "run", resume=True)
+    done = json.loads(file.read_text())
+    assert done["seconds"] > 1000
+    assert done["peak_memory"] == 2**50
+
+
+def test_files_that_are_no_data_do_not_change_a_folder_of_data(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    rows = small_run.write_table(tmp_path / "all.csv").read_text().splitlines(True)
+    for part in ("train", "valid", "test"):
+        kept = [row for row in rows[1:] if row.endswith(f",{part}\n")]
+        (tmp_path / "data" / f"{part}.csv").write_text("".join([rows[0], *kept]))
+    run = train(small_run.config(tmp_path / "data", training={"max_steps": 1}), tmp_path / "run").path
+    (tmp_path / "data" / ".DS_Store").write_text("...")
+    assert evaluate(run)["split"] == "test"
+
+
 def test_saved_files_may_be_read_by_others(finished: Path) -> None:
     assert all(each.stat().st_mode & 0o044 == 0o044 for each in (finished / "model").rglob("*.safetensors"))
 
@@ -169,6 +284,17 @@ def test_running_out_of_memory_says_what_to_lower(tmp_path: Path, monkeypatch: p
     done = plft("train", str(data), "--model", "scratch:tiny-esm2", "--out", str(tmp_path / "run"))
     assert done.code == 1
     assert "Lower training.batch_residues" in done.err
+
+
+@pytest.mark.parametrize(
+    ("command", "advice"), [("train", "training.batch_residues"), ("predict", "--workers"), ("score-lm", "--batch")]
+)
+def test_running_out_of_memory_in_numpy_is_no_bug_either(
+    command: str, advice: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["plft", command])
+    assert unforeseen(MemoryError("Unable to allocate 9 GiB")) == 1
+    assert advice in capsys.readouterr().err
 
 
 def test_resume_refuses_other_settings(finished: Path) -> None:

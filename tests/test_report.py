@@ -401,7 +401,7 @@ def test_wrong_values_name_their_column_where_there_are_several(tmp_path):
 
 
 def test_wrong_sets_come_with_the_most_wrong_labels_first(tmp_path):
-    text = "id,label,prediction\np,a|b,a\nq,a,b|c\nr,a,a\ns,,a\nt,|,|\n"
+    text = "id,label,prediction\np,a|b,a\nq,a,b|c\nr,a,a\ns,,a\nt,|,|\nu,a|b?,a\nv,a|b?,a|b\n"
     found = mistakes_in(tmp_path, TaskType.SEQ_MULTILABEL, text)
     assert found.rows == (("q", "a", "b, c", "none"), ("p", "b", "none", "a"))
 

@@ -103,6 +103,11 @@ def test_few_choices_are_all_tried_and_then_the_search_ends(tmp_path: Path, data
     assert tried == [0.01, 0.0, 0.1], "the default first"
 
 
+def test_few_whole_numbers_are_all_tried_and_then_the_search_ends(tmp_path: Path, data: Path) -> None:
+    found = search_of(tmp_path / "s", data, "training.accumulation=1..3", trials=9)
+    assert sorted(each["settings"]["training.accumulation"] for each in found["trials"]) == [1, 2, 3]
+
+
 def test_the_labels_of_test_change_nothing_but_the_test_scores(tmp_path: Path, data: Path) -> None:
     rows = list(csv.DictReader(data.open()))
     other = tmp_path / "other.csv"

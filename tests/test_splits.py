@@ -59,6 +59,15 @@ def test_every_class_occurs_in_train_even_a_very_rare_one():
         assert counts(split.records) == {"train": 80, "valid": 10, "test": 10}
 
 
+@pytest.mark.parametrize("by", ["random", "stratified"])
+def test_a_class_of_residues_that_one_sequence_holds_is_learned(by):
+    for row in range(1, 31):
+        records = made(30, label=lambda each, row=row: ("I" if each == row else "H") * 10 + "C" * 10)
+        split = assign_splits(records, by, task=TaskType.TOKEN_CLASSIFICATION)
+        assert split.records[row - 1].split == "train"
+        assert min(counts(split.records)[part] for part in ("valid", "test")) >= 2
+
+
 def test_values_are_spread_evenly():
     split = assign_splits(made(300, label=lambda row: str(row**2)), task=TaskType.SEQ_REGRESSION)
     rows = sorted(record.row for record in split.records if record.split == "test")

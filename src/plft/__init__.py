@@ -70,6 +70,7 @@ Modules, each importing only from those above it:
     report        a run folder -> a page and a model card
     baseline_run  baselines trained beside a run and compared with it
     pipeline      the whole run, top to bottom: read this first
+    evaluation    a finished run scored again, on its own or on other data
     search_space  which settings are worth searching                                 TABLE
     trials        the trials of a search, kept in SQLite: what was tried, and what to try next
     search_report  the page of a search
@@ -118,7 +119,7 @@ _HOMES = {
     "get_compute_metrics_fn": "training",
     "Run": "pipeline",
     "load": "pipeline",
-    "evaluate": "pipeline",
+    "evaluate": "evaluation",
     "finetune": "pipeline",
     "Search": "search",
     "tune": "search",

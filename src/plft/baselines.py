@@ -309,7 +309,8 @@ def _judge(problem: Problem) -> ByValid | ByFolds:
 
 def _is_enough(problem: Problem, valid: Part) -> bool:
     """Whether settings can be chosen on valid: it has many sequences, or many residues that are judged."""
-    residues = sum(map(len, valid.sequences)) if problem.task.is_residue else 0
+    labelled = [sequence for sequence, known in zip(valid.sequences, valid.is_known, strict=True) if known]
+    residues = sum(map(len, labelled)) if problem.task.is_residue else 0
     return valid.is_known.sum() >= ENOUGH_TO_CHOOSE or residues >= MOST_JUDGED // 2
 
 

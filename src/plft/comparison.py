@@ -148,6 +148,8 @@ def failures(plan: Plan, data: DataSet, model: str, file: Path, warn: Say) -> It
                 prepared = prepare(config)
                 for warning in prepared.facts["audit"]["warnings"]:
                     warn(f"{data.name}: {warning}")
+                if not prepared.datasets[data.tested].has_labels:
+                    raise PlftError(f"The {data.tested} part of {data.name} holds no label to compare on. Add labels.")
             check_tuning(config, prepared.checkpoint)
         except PlftError as error:
             yield cell, str(error)
@@ -232,7 +234,13 @@ def write_baselines(place: Path, prepared: Prepared, tested: str, *, with_plain:
     found, left_out = train_each(plain, problem, parts, prepared, keep, time.monotonic())
     slow, too_slow = train_each([frozen], problem, parts, patiently(prepared), keep, time.monotonic())
     write_json(
-        place / BASELINES_JSON, {"metric": problem.metric, "found": found | slow, "left_out": left_out | too_slow}
+        place / BASELINES_JSON,
+        {
+            "metric": problem.metric,
+            "classes": prepared.labels.classes,
+            "found": found | slow,
+            "left_out": left_out | too_slow,
+        },
     )
 
 

@@ -127,7 +127,7 @@ class TrainingConfig(Section):
         None, description="peak learning rate; null is the tuning method's default"
     )
     batch_residues: Annotated[int, Field(ge=1)] | None = Field(
-        None, description="residues in one batch on one process, padding included"
+        None, description="tokens in one batch on one process, padding included"
     )
     accumulation: Annotated[int, Field(ge=1)] = Field(
         1, description="batches whose gradients are added up for one step"
@@ -350,6 +350,8 @@ def set_values(values: dict[str, Any], assignments: list[str]) -> dict[str, Any]
             if section not in sections:
                 raise unknown_name("section of --set", section, sections)
             result[section] = {**(result.get(section) or {}), name: value}
+        elif known_keys(section) and not isinstance(value, dict):
+            raise PlftError(f"--set {section}: it is a section of settings. Name one: {section}.KEY=VALUE.")
         else:
             result[section] = value
     return result
@@ -370,25 +372,69 @@ def _shown(value: Any) -> str:
     return "not given" if value is None else str(value)
 
 
+RUN_YAML = "run.yaml"
+# What it states because plft chose it to fit another setting: where that changes, plft chooses anew.
+FOLLOWERS = {
+    ("tuning", "method"): [("training", "learning_rate")],
+    ("model", "name"): [
+        ("model", "revision"),
+        ("training", "learning_rate"),
+        ("training", "batch_residues"),
+        ("data", "max_residues"),
+    ],
+    ("model", "head"): [("model", "pooling"), ("model", "head_layers")],
+}
+
+
 def merged(
-    source: Path | None, flags: Mapping[str, Mapping[str, Any]], task: str | None, assignments: list[str]
+    source: Path | None,
+    flags: Mapping[str, Mapping[str, Any]],
+    task: str | None,
+    assignments: list[str],
+    resumed: bool = False,
 ) -> dict[str, Any]:
-    """The values of a file, with flags (None is not given) and then `--set` laid over them."""
+    """The values of a file, with flags (None is not given) and then `--set` laid over them.
+
+    resumed: the file is of the run that goes on, so a model that is named again is the same, revision included.
+    """
     values = load_config(source) if source is not None else {}
-    for section, given in flags.items():
-        known = {key: value for key, value in given.items() if value is not None}
-        if known:
-            values[section] = {**(values.get(section) or {}), **known}
+    given = {name: {key: each for key, each in flag.items() if each is not None} for name, flag in flags.items()}
+    kept = (values.get("model") or {}).get("name")
+    if resumed and kept is not None and str(given.get("model", {}).get("name")).partition("@")[0] == kept:
+        del given["model"]["name"]
+    chosen = set_values({name: flag for name, flag in given.items() if flag}, assignments)
+    if source is not None and source.name == RUN_YAML and not resumed:
+        values = without_followers(values, chosen)
+    for name, each in chosen.items():
+        values[name] = {**(values.get(name) or {}), **each} if isinstance(each, dict) else each
     if task is not None:
         values["task"] = task
-    return set_values(values, assignments)
+    return values
+
+
+def without_followers(record: dict[str, Any], chosen: dict[str, Any]) -> dict[str, Any]:
+    """A run's record without what follows from settings that are chosen otherwise now."""
+
+    def of(values: dict[str, Any], place: tuple[str, str]) -> Any:
+        return (values.get(place[0]) or {}).get(place[1])
+
+    left = {name: dict(each) if isinstance(each, dict) else each for name, each in record.items()}
+    for place, followers in FOLLOWERS.items():
+        if of(chosen, place) not in (None, of(record, place)):
+            for section, key in followers:
+                left.get(section, {}).pop(key, None)
+    return left
 
 
 def configured(
-    source: Path | None, flags: Mapping[str, Mapping[str, Any]], task: str | None, assignments: list[str]
+    source: Path | None,
+    flags: Mapping[str, Mapping[str, Any]],
+    task: str | None,
+    assignments: list[str],
+    resumed: bool = False,
 ) -> RunConfig | None:
     """The configuration of a file with flags and `--set` (see `merged`); None where it names no data."""
-    values = merged(source, flags, task, assignments)
+    values = merged(source, flags, task, assignments, resumed)
     return make_config(values) if (values.get("data") or {}).get("file") else None
 
 
@@ -406,6 +452,11 @@ def assigned(assignment: str, form: str = "key=value, for example decay_share=0.
 def make_config(values: dict[str, Any]) -> RunConfig:
     """Check plain values and build the configuration; the first three problems become one PlftError."""
     return _checked(RunConfig, values, "Configuration: ")
+
+
+def data_config(values: dict[str, Any]) -> DataConfig:
+    """As `make_config`, for the data alone."""
+    return _checked(DataConfig, values, "")
 
 
 def language_model_config(values: dict[str, Any]) -> LanguageModelConfig:

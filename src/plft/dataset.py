@@ -58,6 +58,7 @@ class SequenceDataset(Sequence[Example]):
     """Examples ready for batching, and all that batching needs to know about them.
 
     labels: how targets are read; None for unlabelled sequences.  truncated, windowed: how many records were too long.
+    unread: residues in tokens that the model does not know.
     lengths: (examples,) int64, tokens per example.
     """
 
@@ -70,6 +71,7 @@ class SequenceDataset(Sequence[Example]):
         is_residue_task: bool,
         truncated: int = 0,
         windowed: int = 0,
+        unread: int = 0,
     ) -> None:
         self.examples = examples
         self.labels = labels
@@ -77,6 +79,7 @@ class SequenceDataset(Sequence[Example]):
         self.is_residue_task = is_residue_task
         self.truncated = truncated
         self.windowed = windowed
+        self.unread = unread
         self.lengths = np.array([len(each.input_ids) for each in examples], dtype=np.int64)
         self.features: Any = None  # what `features.keep` left: indexed like the examples
 
@@ -202,6 +205,7 @@ def build_dataset(
         is_residue_task=is_residue_task,
         truncated=len(cut_by_tokenizer if is_residue_task else too_long | cut_by_tokenizer),
         windowed=len(too_long) if is_residue_task else 0,
+        unread=sum(tokenizer.unknown_residues(tokens) for tokens in encoded),
     )
 
 

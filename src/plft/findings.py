@@ -11,12 +11,13 @@ from typing import Any
 
 import yaml
 
+from plft.config import RUN_YAML
 from plft.errors import PlftError
 from plft.labels import TaskType
 from plft.metrics import METRICS, MetricRow, metrics_for
 from plft.plots import significant, typeset
 
-RUN_YAML, METRICS_JSON, HISTORY = "run.yaml", "metrics.json", "history.jsonl"
+METRICS_JSON, HISTORY = "metrics.json", "history.jsonl"
 ENVIRONMENT, PREDICTIONS = "environment.json", "predictions"
 MOST_CLASSES_IN_MATRIX = 15
 MOST_CLASSES_IN_TABLES = 40

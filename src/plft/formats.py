@@ -12,6 +12,7 @@ import sys
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import IO, Any
 
@@ -158,6 +159,7 @@ def _parquet(path: Path) -> Iterator[Row]:
 
 
 FASTA_ALIASES = {"target": "label", "set": "split"}
+FASTA_LABELS = {"label", "target"}
 FASTA_KEYS = {"label", "split", "mask", "weight", "validation", *FASTA_ALIASES}
 
 
@@ -185,6 +187,9 @@ def _fasta(path: Path) -> Iterator[Row]:
 
 def _fasta_row(header: str, parts: Sequence[str]) -> Row:
     name, *words = header.split() or [""]
+    for word, after in pairwise(words):
+        if word.partition("=")[0].lower() in FASTA_LABELS and "=" in word and "=" not in after:
+            raise PlftError(f">{name}: the label {shown(f'{word} {after}')} holds a space. Use commas or another sign.")
     pairs = (word.split("=", 1) for word in words if "=" in word)
     found = {key.lower() if key.lower() in FASTA_KEYS else key: value for key, value in pairs}
     for alias, key in FASTA_ALIASES.items():

@@ -412,7 +412,8 @@ class LabelSpace:
             if np.isnan(column).all():
                 raise PlftError(f"No train record has a value for '{name}'. Check the label column.")
         deviations = np.nanstd(values, axis=0)
-        scale = np.where(deviations < 1e-8, 1.0, deviations)
+        largest = np.nanmax(np.abs(values), axis=0)
+        scale = np.where(deviations <= 1e-12 * largest, 1.0, deviations)  # below that it is rounding of a constant
         return LabelSpace(
             self.task,
             columns=self.columns,
@@ -459,7 +460,8 @@ class LabelSpace:
             known = list(map(printable, self.classes))
             raise PlftError(
                 f"{record.place}: class {shown(name)} does not occur in the train split. Known: "
-                f"{first_three(known, 'others')}.{did_you_mean(name, known)}"
+                f"{first_three(known, 'others')}.{did_you_mean(name, known)} To leave such labels out: "
+                "--set data.unseen_classes=drop."
             )
         return self._index.get(name, IGNORED_CLASS)
 

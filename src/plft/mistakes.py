@@ -71,12 +71,10 @@ def worst_mistakes(table: Path, task: TaskType, most: int = 10) -> Mistakes:
         worst = heapq.nlargest(most, counted(), key=lambda mistake: mistake.badness)
     except KeyError as missing:
         raise PlftError(
-            f"{table.name}: there is no column {missing}. Write the predictions again with plft evaluate."
+            f"{table.name}: there is no column {missing}. Train the run again, or copy the file again."
         ) from None
     except (ValueError, csv.Error, OSError) as error:
-        raise PlftError(
-            f"{table.name} cannot be read: {error}. Write the predictions again with plft evaluate."
-        ) from None
+        raise PlftError(f"{table.name} cannot be read: {error}. Train the run again, or copy the file again.") from None
     return Mistakes(kind.header, tuple(mistake.cells for mistake in worst), kind.n_text, kind.note, count)
 
 
@@ -96,7 +94,9 @@ def _wrong_classes(rows: Iterable[Cells]) -> Iterator[Mistake]:
 
 def _wrong_sets(rows: Iterable[Cells]) -> Iterator[Mistake]:
     for row in rows:
-        true, predicted = _members(row["label"]), _members(row["prediction"])
+        known = {name for name in _members(row["label"]) if not name.endswith("?")}
+        unknown = {name[:-1] for name in _members(row["label"]) - known}  # cells that were empty
+        true, predicted = known, _members(row["prediction"]) - unknown
         different = true ^ predicted
         if row["label"] and different:
             shown = (_short(row["id"]), _joined(true - predicted), _joined(predicted - true), _joined(true & predicted))

@@ -29,7 +29,7 @@ from plft.baseline_run import States, beside
 from plft.checkpoints import resolve
 from plft.config import RunConfig, load_config, make_config
 from plft.dataset import SequenceDataset, longest_input
-from plft.errors import PlftError, look_up
+from plft.errors import PlftError
 from plft.heads import LightAttentionHead, TaskHead
 from plft.held_out import answer_held_out
 from plft.keeping import kept_features
@@ -43,16 +43,12 @@ from plft.prediction import Answered, Predictor, answers, choose_device, write_p
 from plft.preparation import (
     Prepared,
     Say,
-    by_split,
-    files_sha256,
-    fit_letters,
-    length_sentences,
+    can_judge,
     prepare,
     quiet,
-    read,
 )
 from plft.ranks import is_first, processes
-from plft.records import Columns, Record, load_data, read_records
+from plft.records import Columns, Record, read_records
 from plft.report import write_model_card, write_report
 from plft.runfolder import (
     ModelCard,
@@ -70,7 +66,6 @@ from plft.runfolder import (
     write_json,
     write_rows,
 )
-from plft.splits import complete_splits
 from plft.tables import TableWriter
 from plft.training import (
     History,
@@ -171,11 +166,18 @@ def run_training(
         if not before:
             write_json(folder.environment_file, environment)
     trainer = make_trainer(prepared, model, folder, precision, callbacks)
+
+    def cost() -> dict[str, Any]:
+        peaks = [each for each in (before.get("peak_memory"), peak_memory()) if each is not None]
+        seconds = before.get("seconds", 0) + time.monotonic() - started
+        return {"seconds": round(seconds, 1), "peak_memory": max(peaks, default=None)}
+
+    trainer.add_callback(Cost(folder.environment_file, cost))
     last = last_checkpoint(folder.checkpoints) if resume else None
     say(f"going on from {last.name}" if last else f"{len(trainer.get_train_dataloader())} batches per epoch")
     with kept_features(trainer, config.training, say):
         trainer.train(resume_from_checkpoint=str(last) if last else None)
-    state, peak = trainer.state, peak_memory()
+    state, cost_of_training = trainer.state, cost()
     model = trainer.unsharded(lambda: build(prepared, head))
     if is_first():
         save_model(folder.model, model, model_card(prepared, head), prepared.checkpoint)
@@ -183,9 +185,22 @@ def run_training(
         del trainer, model
         gc.collect()
         earlier = {"command": before["command"]} if before.get("command") else {}
-        seconds = before.get("seconds", 0) + time.monotonic() - started
-        cost = {"seconds": round(seconds, 1), "peak_memory": peak}
-        finish(folder, prepared, head, environment | earlier | steps | cost, say)
+        finish(folder, prepared, head, environment | earlier | steps | cost_of_training, say)
+
+
+class Cost(TrainerCallback):
+    """Writes down what a run has cost with every checkpoint, so that an interruption does not hide it.
+
+    file: environment.json.  so_far: tells seconds and peak memory, those before an interruption included.
+    """
+
+    def __init__(self, file: Path, so_far: Callable[[], dict[str, Any]]) -> None:
+        self.file, self.so_far = file, so_far
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Update the file."""
+        if state.is_world_process_zero:
+            write_json(self.file, read_json(self.file) | self.so_far())
 
 
 def check_folder(folder: RunFolder, *, resume: bool, overwrite: bool) -> None:
@@ -249,13 +264,14 @@ def make_trainer(
         uses_all_weights=isinstance(model.head, TaskHead | LightAttentionHead),
     )
     residues = sum(len(each.sequence) for each in prepared.parts["train"])
+    is_judged = valid is not None and can_judge(prepared.labels, valid, str(config.training.metric))
     trainer = SequenceTaskTrainer(
         model,
         arguments,
         train_dataset=prepared.datasets["train"],
         eval_dataset=valid,
         token_budget=config.training.batch_residues,
-        callbacks=[History(folder.history_file, residues), *stopping(config.training, valid is not None), *callbacks],
+        callbacks=[History(folder.history_file, residues), *stopping(config.training, is_judged), *callbacks],
     )
     steps_per_epoch = len(trainer.get_train_dataloader()) / config.training.accumulation
     if arguments.max_steps >= math.ceil(config.training.epochs * steps_per_epoch):
@@ -365,80 +381,20 @@ def evaluation_of(predictor: Predictor, dataset: SequenceDataset, outputs: Seque
     return score(labels.task, outputs, dataset.targets(), labels.classes, labels.columns)
 
 
-def evaluate(
-    path: str | Path,
-    data: str | Path | None = None,
-    *,
-    split: str | None = None,
-    columns: Columns | None = None,
-    head: nn.Module | None = None,
-    trust_remote_code: bool = False,
-    say: Say = quiet,
-) -> dict[str, Any]:
-    """Metrics with intervals on the run's own test split, or on another labelled file.
-
-    split: which split to score; by default test, or the whole file where it has no splits.  columns: of the file, by
-    default those of the run.  Returns the JSON shape of one split in metrics.json, with "split" and "task" added.
-    """
-    predictor = load(path, head, trust_remote_code)
-    folder = RunFolder(Path(path))
-    if data is None:
-        pool, letters = own_records(folder, predictor)
-        trained = {each.sequence for each in pool if each.split == "train"}
-    else:
-        pool, letters = labelled_records(folder, data, predictor, columns)
-        trained = trained_sequences(folder, predictor)
-    records, name = choose_split(pool, split, whole_file=data is not None)
-    known = sum(each.sequence in trained for each in records)
-    for sentence in letters:
-        say(sentence)
-    if known:
-        say(f"{known} of these {len(records)} sequences were trained on: results look better than they are")
-    say(f"scoring {len(records)} sequences ({name})")
-    drops = data is None and folder.read_config().data.unseen_classes == "drop"
-    dataset = predictor.dataset(records, labelled=True, unseen="missing" if drops else "error")
-    for sentence in length_sentences({name: dataset}):
-        say(sentence)
-    evaluation = evaluation_of(predictor, dataset, predictor.outputs(dataset))
-    return {"task": predictor.labels.task.value, "split": name} | evaluation.to_json()
-
-
-def own_records(folder: RunFolder, predictor: Predictor) -> tuple[list[Record], list[str]]:
-    """The run's own records with their splits, letters cleaned, and what happened to the letters.
-
-    Raises PlftError where the data are gone or have changed.
-    """
-    config = folder.read_config()
-    records = complete_splits(read(config.data), TaskType(config.task), config.training.seed).records
-    check_data(folder, files_sha256([config.data.file, config.data.valid, config.data.test]))
-    records, letters = fit_letters(records, predictor.family.alphabet, predictor.unknown_letters)
-    return records, letters.sentences
-
-
-def labelled_records(
-    folder: RunFolder, data: str | Path, predictor: Predictor, columns: Columns | None
-) -> tuple[list[Record], list[str]]:
-    """The records of another labelled file, letters cleaned, and what happened to the letters."""
+def columns_of(
+    run: str | Path, sequence: str | None = None, labels: Sequence[str] | None = None, id: str | None = None
+) -> Columns:
+    """The columns of another file: what is named, else those of the run, of which only sequence and labels must be
+    there (and the id where it is named)."""
+    folder = RunFolder(Path(run))
     own = folder.read_config().data.columns if folder.config_file.exists() else Columns()
-    records = load_data(data, columns=columns or own, labelled=True)
-    records, letters = fit_letters(records, predictor.family.alphabet, predictor.unknown_letters)
-    return records, letters.sentences
-
-
-def trained_sequences(folder: RunFolder, predictor: Predictor) -> set[str]:
-    """The sequences the run was trained on; empty where its data are gone or have changed, and nothing can be told."""
-    try:
-        records, _ = own_records(folder, predictor)
-    except PlftError:
-        return set()
-    return {each.sequence for each in records if each.split == "train"}
-
-
-def choose_split(records: list[Record], split: str | None, whole_file: bool) -> tuple[list[Record], str]:
-    """The records to score and a name for them: the split asked for, else test, else (`whole_file`) all of them."""
-    parts = by_split(records) if any(each.split for each in records) else {"all": records}
-    name = split or ("test" if "test" in parts or not whole_file else "all")
-    return (records, "all") if name == "all" else (look_up("split", name, parts), name)
+    return replace(
+        own,
+        sequence=sequence or own.sequence,
+        label=own.label if not labels else labels[0] if len(labels) == 1 else tuple(labels),
+        id=id or own.id,
+        required=(id,) if id else (),
+    )
 
 
 def predict(
@@ -461,9 +417,7 @@ def predict(
     """
     check_files(data, out)
     predictor = load(path, head, trust_remote_code, precision)
-    folder = RunFolder(Path(path))
-    own = folder.read_config().data.columns if folder.config_file.exists() else Columns()
-    columns = Columns(sequence_column or own.sequence, id=id_column or own.id, extra=predictor.extra_columns)
+    columns = replace(columns_of(path, sequence_column, id=id_column), extra=predictor.extra_columns)
     records = in_alphabet(read_records(data, columns, labelled=False), predictor)
     again = partial(load, path, head, trust_remote_code, precision)
     return write_predictions(answers(predictor, records, each_batch, workers, again), out, predictor.rows)
@@ -489,6 +443,8 @@ def embed(
     data: str | Path,
     out: str | Path,
     *,
+    sequence_column: str | None = None,
+    id_column: str | None = None,
     trust_remote_code: bool = False,
     precision: str = "fp32",
     workers: int = 1,
@@ -496,12 +452,13 @@ def embed(
 ) -> Answered:
     """Write the mean hidden state over residues of every sequence; returns what was answered.
 
-    name: a run folder (its tuned backbone) or anything `--model` takes.  precision, workers: as for
-    `predict`.
+    name: a run folder (its tuned backbone) or anything `--model` takes.  sequence_column, id_column, precision,
+    workers: as for `predict`.
     """
     check_files(data, out)
     predictor = embedder(name, trust_remote_code, precision)
-    records = in_alphabet(read_records(data, labelled=False), predictor)
+    columns = columns_of(name, sequence_column, id=id_column)
+    records = in_alphabet(read_records(data, columns, labelled=False), predictor)
 
     def row(record: Record, output: np.ndarray, beside: dict[str, Any]) -> list[dict[str, Any]]:
         values = zip(predictor.labels.columns, output, strict=True)

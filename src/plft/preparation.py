@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from plft.alphabet import ALPHABETS, PROTEIN, check_alphabet, clean, guess_alphabet
@@ -20,8 +22,8 @@ from plft.dataset import SequenceDataset, build_dataset, class_counts, longest_i
 from plft.errors import PlftError, first_three, look_up
 from plft.heads import HEADS
 from plft.labels import LabelSpace, TaskType, guess_task, is_known
-from plft.metrics import metrics_for
-from plft.records import Record, load_data
+from plft.metrics import METRICS, metrics_for, point
+from plft.records import Record, files_of_folder, load_data
 from plft.splits import complete_splits
 from plft.tasks import TASKS, balanced_class_weights
 from plft.training import check_tracker, token_budget
@@ -95,12 +97,16 @@ def prepare(config: RunConfig, say: Say = quiet, custom_head: bool = False) -> P
         *length_sentences(datasets),
         *unseen_sentences(config.data, parts, labels),
         *(f"{name} holds no label, so it is not scored" for name, each in datasets.items() if not each.has_labels),
+        *weight_sentences(records, config.data.weight_column),
         *findings.warnings,
         *([checkpoint.family.note] if not checkpoint.family.is_known else []),
     ]
     for sentence in sentences:
         say(sentence)
     config = resolved(config, task, checkpoint, max_residues, datasets["train"])
+    valid, metric = datasets.get("valid"), str(config.training.metric)
+    if valid is not None and valid.has_labels and not can_judge(labels, valid, metric):
+        say(f"{METRICS[metric].title} is undefined on valid, so the last epoch is kept and none is left out")
     config.calibration.method = calibration_method(config, labels, datasets)
     return Prepared(config, task, parts, labels, checkpoint, datasets, max_residues, weights, sentences, facts)
 
@@ -204,6 +210,16 @@ def check_metric(config: RunConfig, labels: LabelSpace) -> None:
         check_tracker(tracker)
 
 
+def can_judge(labels: LabelSpace, dataset: SequenceDataset, metric: str) -> bool:
+    """Whether a metric is defined on a dataset at all: not for a single class, say, or for equal values."""
+    targets = dataset.targets()
+    if labels.task.is_regression or labels.task.is_multilabel:
+        outputs = [np.nan_to_num(each) for each in targets]
+    else:
+        outputs = [np.eye(labels.n_outputs, dtype=np.float32)[np.maximum(each, 0)] for each in targets]
+    return math.isfinite(point(labels.task, outputs, targets, labels.classes)[metric])
+
+
 def check_tuning(config: RunConfig, checkpoint: Checkpoint) -> None:
     """Apply the tuning method to the backbone without its weights: layers and blocks that are not there show now."""
     backbone = checkpoint.without_weights()
@@ -245,9 +261,9 @@ def calibration_method(config: RunConfig, labels: LabelSpace, datasets: Mapping[
 
 
 def has_cls(checkpoint: Checkpoint) -> bool:
-    """Whether the first token stands for the whole sequence: a special token that is not a prefix of the family's."""
+    """Whether the first token stands for the whole sequence: a special token that sees it, and no family's prefix."""
     start, stop = checkpoint.residue_tokenizer.encode("ACGT" * 4).spans[0]
-    return bool(start == stop) and not checkpoint.family.prefix
+    return bool(start == stop) and not checkpoint.family.prefix and not checkpoint.family.causal
 
 
 @dataclass(frozen=True)
@@ -312,7 +328,16 @@ def length_sentences(datasets: Mapping[str, SequenceDataset]) -> list[str]:
     windowed = sum(each.windowed for each in datasets.values())
     longer = "sequences are longer than the model's input and"
     sentences = [f"{truncated} {longer} lost their end"] if truncated else []
+    if unread := sum(each.unread for each in datasets.values()):
+        sentences.append(f"{unread:,} residues are in tokens that the model does not know: it reads [UNK] there")
     return sentences + ([f"{windowed} {longer} were cut into overlapping windows"] if windowed else [])
+
+
+def weight_sentences(records: Sequence[Record], column: str) -> list[str]:
+    """That sequences are weighted, for a column may be called so and mean something else."""
+    weights = [each.weight for each in records if each.weight is not None]
+    span = f"from {min(weights):g} to {max(weights):g}" if weights else ""
+    return [f"sequences are weighted by the column '{column}', {span}"] if weights else []
 
 
 def unseen_sentences(data: DataConfig, parts: Mapping[str, list[Record]], labels: LabelSpace) -> list[str]:
@@ -335,7 +360,7 @@ def files_sha256(files: Iterable[str | None]) -> str:
         if name is None:
             continue
         path = Path(name)
-        for file in sorted(each for each in path.iterdir() if each.is_file()) if path.is_dir() else [path]:
+        for file in sorted(files_of_folder(path).values()) if path.is_dir() else [path]:
             with file.open("rb") as handle:
                 while block := handle.read(1 << 20):
                     digest.update(block)

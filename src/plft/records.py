@@ -52,7 +52,8 @@ class Columns:
     """Names of the columns, looked up without regard to case where that is unambiguous.
 
     label: a tuple means several label columns.  extra: further columns to keep in ``Record.extra``.
-    A column that differs from the default must be there; the defaults other than ``sequence`` need not be.
+    required: those among the others that must be there, beside the sequence, ``extra`` and the labels of labelled
+    records; None means all that differ from the default.
     """
 
     sequence: str = "sequence"
@@ -62,6 +63,7 @@ class Columns:
     mask: str = "mask"
     weight: str = "weight"
     extra: tuple[str, ...] = ()
+    required: tuple[str, ...] | None = None
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -71,8 +73,8 @@ class Columns:
     def must_be_there(self, labelled: bool | None) -> set[str]:
         """Return the columns whose absence is an error. ``labelled``: as in ``read_records``."""
         defaults = {each.default for each in fields(Columns)}
-        named = {self.sequence, *self.extra}
-        if labelled is not False:
+        named = {self.sequence, *self.extra, *(self.required or ())}
+        if labelled is not False and self.required is None:
             named |= {name for name in (self.id, self.split, self.mask, self.weight) if name not in defaults}
         if labelled or (labelled is None and self.labels != ("label",)):
             named |= set(self.labels)

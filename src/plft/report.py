@@ -245,9 +245,10 @@ def _curves(
 
 
 def agreement_figures(run: RunFiles) -> list[Figure]:
-    """Return predicted against true values, one plot for each of the first four columns."""
+    """Return predicted against true values, one plot for each of the first four columns that have any."""
     figures = []
-    for name, (true, predicted) in list((run.details.get("scatter") or {}).items())[:MOST_COLUMNS]:
+    drawable = {name: pair for name, pair in (run.details.get("scatter") or {}).items() if pair[0]}
+    for name, (true, predicted) in list(drawable.items())[:MOST_COLUMNS]:
         values = run.details.get("per_column", {}).get(name, {})
         what = f"{name}, predicted against true" if len(run.details["scatter"]) > 1 else "Predicted against true"
         caption = f"{what}; Spearman {in_words(values.get('spearman'), 'spearman')}."

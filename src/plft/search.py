@@ -326,7 +326,7 @@ def run_trial(
     watch = Watch(asked, str(prepared.config.training.metric), begun + budget.left(done) if done else float("inf"))
     try:
         train_trial(settled(prepared, config, asked), [watch, *callbacks], folder.features)
-    except (PlftError, RuntimeError) as error:
+    except (PlftError, MemoryError, RuntimeError) as error:
         if not isinstance(error, PlftError) and not ran_out_of_memory(error):
             raise
         tried.tell(asked, "failed", time.monotonic() - begun, reason=reason_of(error))

@@ -17,6 +17,7 @@ from plft.tuning import find_method
 
 Kind = Literal["log", "uniform", "integer", "log integer", "choice"]
 Value = str | int | float | bool | None
+FEW = 10  # whole numbers that are tried one by one
 LOG_FROM = 10  # a range whose ends differ by this factor is searched on a logarithmic scale
 LOW_RANK = ("lora", "dora", "qlora")
 
@@ -96,6 +97,15 @@ class Dimension:
         """Range or choices as `--search` takes them."""
         between = "," if self.kind == "choice" else ".."
         return between.join("null" if each is None else str(each) for each in self.values)
+
+    @property
+    def every(self) -> Sequence[Value] | None:
+        """All values that can be drawn, where there are few: choices, or a short range of whole numbers."""
+        if self.kind == "choice":
+            return self.values
+        low, high = self.values
+        is_short = "integer" in self.kind and high - low < FEW  # type: ignore[operator]
+        return range(low, high + 1) if is_short else None  # type: ignore[arg-type, operator]
 
     def holds(self, value: Any) -> bool:
         """Whether a value can be drawn."""

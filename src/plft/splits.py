@@ -22,6 +22,7 @@ from plft.labels import (
     member_classes,
     number,
     printable,
+    separate,
 )
 from plft.records import Record
 from plft.scans import mutated_positions
@@ -197,7 +198,8 @@ def _by_groups(
             for stratum, size, group in zip(strata, sizes, groups, strict=True)
         ]
         parts = _deal(sizes, strata, sorted(range(len(groups)), key=keys.__getitem__), plan.shares)
-        return Dealt(_of_records(groups, _fill_empty(parts, sizes, list(plan.shares))))
+        parts = _taught(records, groups, _fill_empty(parts, sizes, list(plan.shares)), plan.task)
+        return Dealt(_of_records(groups, parts))
 
     return deal
 
@@ -222,6 +224,30 @@ def _fill_empty(parts: Sequence[str], sizes: Sequence[int], wanted: Sequence[str
             candidates = [index for index, name in enumerate(filled) if name == largest]
             filled[min(candidates, key=lambda index: sizes[index])] = part
     return filled
+
+
+def _residue_classes(record: Record) -> list[str]:
+    if record.label is None or isinstance(record.label, tuple) or label_is_missing(record.label):
+        return []
+    return [text for text in separate(record.label, len(record.sequence)) if not is_missing(text)]
+
+
+def _taught(records: Sequence[Record], groups: Sequence[Group], parts: Sequence[str], task: TaskType) -> list[str]:
+    """The parts, with a group moved to train for each class of residues that train lacks: it could not be learned.
+
+    The smallest group that holds the class is moved, unless its part would be empty then.
+    """
+    taught = list(parts)
+    if task is not TaskType.TOKEN_CLASSIFICATION or "train" not in parts:
+        return taught
+    classes = [{name for at in group for name in _residue_classes(records[at])} for group in groups]
+    known = {name for part, names in zip(parts, classes, strict=True) if part == "train" for name in names}
+    for name in sorted(set().union(*classes) - known):
+        holders = [at for at, names in enumerate(classes) if name in names]
+        movable = [at for at in holders if Counter(taught)[taught[at]] > 1]
+        if movable and not any(taught[at] == "train" for at in holders):
+            taught[min(movable, key=lambda at: len(groups[at]))] = "train"
+    return taught
 
 
 # --- by homology

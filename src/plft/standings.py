@@ -149,14 +149,9 @@ class Standings:
         if key not in self._scores:
             runs, data = self._runs(cell, seed), self.plan.data_set(cell.data)
             self._metrics.setdefault(data.name, str(read_json(runs[0].metrics_file)["main_metric"]))
-            self._refuse_other_classes(runs)
+            refuse_other_classes([read_json(run.metrics_file)["classes"] for run in runs])
             self._scores[key] = self._pooled(data, [run.outputs_file(data.tested) for run in runs])
         return self._scores[key]
-
-    def _refuse_other_classes(self, runs: Sequence[RunFolder]) -> None:
-        classes = {tuple(read_json(run.metrics_file)["classes"]) for run in runs}
-        if len(classes) > 1:
-            raise PlftError("The training parts of the folds hold different classes. Leave the rare ones out.")
 
     def _pooled(self, data: DataSet, files: Sequence[Path]) -> Score:
         """Score the test sets of all folds together."""
@@ -213,8 +208,15 @@ class Standings:
         key = (data.name, model, name)
         if key not in self._scores:
             self._metrics.setdefault(data.name, read_json(folders[0] / BASELINES_JSON)["metric"])
+            refuse_other_classes([read_json(folder / BASELINES_JSON)["classes"] for folder in folders])
             self._scores[key] = self._pooled(data, [folder / f"{name}.safetensors" for folder in folders])
         return self._scores[key]
+
+
+def refuse_other_classes(classes: Sequence[Sequence[str]]) -> None:
+    """Raise PlftError where folds differ in their classes, whose outputs do not stand for the same things then."""
+    if len(set(map(tuple, classes))) > 1:
+        raise PlftError("The training parts of the folds hold different classes. Leave the rare ones out.")
 
 
 def over(baseline: Score | None, scores: Mapping[int, Score]) -> Row:

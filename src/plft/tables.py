@@ -106,7 +106,11 @@ class ParquetTable:
 
         remaining = iter(rows)
         while batch := list(islice(remaining, ROW_GROUP)):
-            table = pa.Table.from_pylist(batch, schema=None if self.writer is None else self.writer.schema)
+            try:
+                table = pa.Table.from_pylist(batch, schema=None if self.writer is None else self.writer.schema)
+            except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+                reason = str(error).splitlines()[0]
+                raise PlftError(f"A column holds values of several kinds ({reason}). Write .csv or .jsonl.") from error
             if self.writer is None:
                 self.writer = pq.ParquetWriter(self.file, table.schema)
             self.writer.write_table(table)

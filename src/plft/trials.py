@@ -152,15 +152,12 @@ class Trials:
         return {key: value_of(self.default, key) for key in keys}
 
     def grid(self, limit: int | None) -> list[dict[str, Value]] | None:
-        """All combinations, where there are only choices and few enough; settings without effect are left out."""
-        if any(each.kind != "choice" for each in self.space):
+        """All combinations, where every value can be listed and few enough; settings without effect are left out."""
+        values = [each.every for each in self.space]
+        listed = [each for each in values if each is not None]
+        if len(listed) < len(values) or prod(map(len, listed)) > (LARGEST_GRID if limit is None else limit):
             return None
-        if prod(len(each.values) for each in self.space) > (LARGEST_GRID if limit is None else limit):
-            return None
-        rows = [
-            dict(zip((each.key for each in self.space), row, strict=True))
-            for row in product(*(each.values for each in self.space))
-        ]
+        rows = [dict(zip((each.key for each in self.space), row, strict=True)) for row in product(*listed)]
         kept = [{key: value for key, value in row.items() if self.matters(key, row)} for row in rows]
         return [row for at, row in enumerate(kept) if row not in kept[:at]]
 

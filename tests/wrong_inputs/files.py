@@ -7,6 +7,12 @@ import gzip
 from .case import FASTA, GOOD, PROTEINS, SPLITS, TRAIN, Case, parquet, scribble, table
 
 FORMATS = (
+    Case(
+        "a FASTA label with a space",
+        f"train t.fasta {TRAIN}",
+        ">s1: the label 'LABEL=Cell membrane' holds a space. Use commas or another sign.",
+        {"t.fasta": ">s1 LABEL=Cell membrane SPLIT=train\nMKTAYIAKQR\n"},
+    ),
     Case("the file does not exist", "check god.csv", "No such file: god.csv. Did you mean 'good.csv'?"),
     Case(
         "a folder without a train file",

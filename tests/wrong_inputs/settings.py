@@ -6,6 +6,11 @@ from .case import GOOD, NUMBERS, TRAIN, Case, labelled
 
 CONFIGS = (
     Case(
+        "a whole section of settings as one value",
+        f"train good.csv --set training=3 {TRAIN}",
+        "--set training: it is a section of settings. Name one: training.KEY=VALUE.",
+    ),
+    Case(
         "YAML that does not parse",
         f"train --config c.yaml {TRAIN}",
         "c.yaml, line 3: not valid YAML (...).",

@@ -8,6 +8,56 @@ from .case import DNA, FASTA, PROTEINS, Case, labelled, table
 
 USING = (
     Case(
+        "scoring other columns of the run's own file",
+        "evaluate run --label-column split",
+        "--sequence-column and --label-column are for another file. Name it, or leave them out.",
+        needs=("run",),
+    ),
+    Case(
+        "predicting with an id column that is not there",
+        "predict run good.csv --id-column acession -o p.csv",
+        "good.csv: no column 'acession'. Columns: sequence, label, split. Rename one, or name the column to use.",
+        {"p.csv": "precious\n"},
+        ("run",),
+    ),
+    Case(
+        "checking nothing",
+        "check ''",
+        "File must not be empty.",
+    ),
+    Case(
+        "relatives' identity without the search",
+        "check good.csv --identity 0.5",
+        "--identity and --coverage have no effect without --leakage. Add it, or leave them out.",
+    ),
+    Case(
+        "groups without the split that keeps them",
+        "split good.csv --group label -o out.csv",
+        "--group label has no effect with --by stratified. Ask for --by group, or leave it out.",
+    ),
+    Case(
+        "an identity for a random split",
+        "split good.csv --by random --identity 0.5 -o out.csv",
+        "--identity and --coverage have no effect with --by random. Ask for --by homology.",
+    ),
+    Case(
+        "splitting lists into a CSV",
+        "split t.jsonl -o out.csv",
+        "t.jsonl: 'label' holds lists, which .csv cannot. Write .jsonl or .parquet.",
+        {"t.jsonl": "".join(f'{{"sequence": "{each}", "label": ["a", "b"]}}\n' for each in PROTEINS)},
+    ),
+    Case(
+        "splitting values of several kinds into Parquet",
+        "split t.jsonl -o out.parquet",
+        "A column holds values of several kinds (...). Write .csv or .jsonl.",
+        {
+            "t.jsonl": "".join(
+                f'{{"sequence": "{each}", "label": "a", "note": {note}}}\n'
+                for each, note in zip(PROTEINS, ("1", '"NA"') * 4, strict=True)
+            )
+        },
+    ),
+    Case(
         "predicting for a file that does not exist",
         "predict run god.csv -o p.csv",
         "No such file: god.csv. Did you mean 'good.csv'?",

@@ -5,11 +5,9 @@ Exit codes: 0 done, 1 something the user can put right (one line on standard err
 
 from __future__ import annotations
 
-import errno
 import os
 import shlex
 import sys
-import traceback
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,6 +15,7 @@ import typer
 
 from plft import __version__
 from plft.apps import comparing, language, scoring, searching, splitting
+from plft.apps.failures import GOING_ON, unforeseen, wording
 from plft.errors import PlftError
 from plft.ranks import is_first
 
@@ -29,6 +28,10 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+IdOption = Annotated[str | None, typer.Option("--id-column", help="Column of the identifiers.")]
+FileArgument = Annotated[
+    str, typer.Argument(help="Table (csv, tsv, jsonl, parquet) or FASTA, compressed or not.", show_default=False)
+]
 DataArgument = Annotated[
     str,
     typer.Argument(
@@ -129,12 +132,16 @@ def check(
     """What a file holds and what is wrong with it, before anything is trained."""
     from plft import console
     from plft.audit import audit
-    from plft.config import DataConfig
+    from plft.config import data_config
+    from plft.homology import COVERAGE
     from plft.labels import TaskType
     from plft.leakage import find_leakage
     from plft.records import load_data
 
-    values = DataConfig(**data_values(data, valid, test, sequence_column, label_column, split_column, missing))
+    if (identity is not None or coverage != COVERAGE) and not leakage:
+        raise PlftError("--identity and --coverage have no effect without --leakage. Add it, or leave them out.")
+    given = data_values(data, valid, test, sequence_column, label_column, split_column, missing)
+    values = data_config(given | {"file": data})
     with console.progress_bar() as progress:
         progress.add_task("reading", total=None)
         records = load_data(values.file, values.valid, values.test, values.columns)
@@ -171,7 +178,7 @@ def train(
     epochs: Annotated[float | None, typer.Option(help="Passes over the training sequences.")] = None,
     max_steps: Annotated[int | None, typer.Option(help="Stop after this many steps.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
-    batch_residues: Annotated[int | None, typer.Option(help="Residues per batch.")] = None,
+    batch_residues: Annotated[int | None, typer.Option(help="Tokens per batch, padding included.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed.")] = None,
     valid: Annotated[str | None, typer.Option(help="File with the validation part.")] = None,
     test: Annotated[str | None, typer.Option(help="File with the test part.")] = None,
@@ -208,7 +215,7 @@ def train(
             "seed": seed,
         },
     }
-    chosen = configured(source, flags, task, set or [])
+    chosen = configured(source, flags, task, set or [], resumed=config is None)
     if chosen is None:
         raise PlftError("Nothing to train on: name a file, plft train DATA --out RUN, or data.file in --config.")
     if plan:
@@ -287,13 +294,14 @@ def evaluate(
 ) -> None:
     """Metrics with 95 % intervals on the run's own test split or on another labelled file."""
     from plft import console
-    from plft.config import DataConfig
+    from plft.evaluation import evaluate as evaluate_run
     from plft.metrics import METRICS
-    from plft.pipeline import evaluate as evaluate_run
+    from plft.pipeline import columns_of
 
     quiet_libraries()
-    named = data_values(data, sequence_column=sequence_column, label_column=label_column)
-    columns = DataConfig(**named).columns if data and len(named) > 1 else None
+    if data is None and (sequence_column or label_column):
+        raise PlftError("--sequence-column and --label-column are for another file. Name it, or leave them out.")
+    columns = columns_of(run, sequence_column, label_column) if data else None
     scores = evaluate_run(run, data, split=split, columns=columns, trust_remote_code=trust_remote_code, say=console.say)
     if json:
         console.as_json(scores)
@@ -305,12 +313,12 @@ def evaluate(
 @app.command(epilog=example("plft predict run1 proteome.fasta.gz -o predictions.csv"))
 def predict(
     run: RunArgument,
-    data: DataArgument,
+    data: FileArgument,
     out: Annotated[
         Path, typer.Option("-o", "--out", help="Table to write: csv, tsv, jsonl or parquet.", show_default=False)
     ],
     sequence_column: SequenceOption = None,
-    id_column: Annotated[str | None, typer.Option("--id-column", help="Column of the identifiers.")] = None,
+    id_column: IdOption = None,
     trust_remote_code: TrustOption = False,
     precision: PrecisionOption = "fp32",
     workers: WorkersOption = 1,
@@ -341,10 +349,12 @@ def predict(
 @app.command(epilog=example("plft embed scratch:esm2-8m proteins.fasta -o embeddings.parquet"))
 def embed(
     model: Annotated[str, typer.Argument(help="Run folder, or anything that --model takes.", show_default=False)],
-    data: DataArgument,
+    data: FileArgument,
     out: Annotated[
         Path, typer.Option("-o", "--out", help="Table to write: csv, tsv, jsonl or parquet.", show_default=False)
     ],
+    sequence_column: SequenceOption = None,
+    id_column: IdOption = None,
     trust_remote_code: TrustOption = False,
     precision: PrecisionOption = "fp32",
     workers: WorkersOption = 1,
@@ -360,6 +370,8 @@ def embed(
             model,
             data,
             out,
+            sequence_column=sequence_column,
+            id_column=id_column,
             trust_remote_code=trust_remote_code,
             precision=precision,
             workers=workers,
@@ -495,46 +507,6 @@ def main() -> None:
         sys.exit(INTERRUPTED)
     except Exception as error:
         sys.exit(unforeseen(error))
-
-
-GOING_ON = dict.fromkeys(("train", "pretrain", "adapt"), " plft {} --resume goes on from the last checkpoint.")
-GOING_ON |= dict.fromkeys(("tune", "compare"), " The same command again goes on where it stopped.")
-
-# full disks, quotas and rights, which no correction of ours would mend
-OUTSIDE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
-
-
-def unforeseen(error: Exception) -> int:
-    """Report an error that no module of ours turned into a PlftError; returns the exit code."""
-    from plft import console
-
-    if type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error):
-        console.fail(
-            "Out of memory. "
-            + (
-                "Lower --batch-residues or --crop, or pass --set gradient_checkpointing=true."
-                if sys.argv[1:2] in (["pretrain"], ["adapt"])
-                else "Lower training.batch_residues (and raise training.accumulation), lower data.max_residues, "
-                "or pass --set training.gradient_checkpointing=true."
-            )
-        )
-        return 1
-    if isinstance(error, OSError) and error.errno in OUTSIDE:
-        console.fail(f"{error.filename or 'A file'}: {error.strerror}. Make room, or choose another place.")
-        return 1
-    traceback.print_exception(error)
-    sys.stderr.write(f"\nThis is a bug in plft {__version__}. Please report it with the lines above.\n")
-    return 2
-
-
-def wording(error: Exception) -> str:
-    """The message of an error; for arguments that were not understood also where to look them up."""
-    if isinstance(error, PlftError):
-        return str(error)
-    context = getattr(error, "ctx", None)
-    command = context.command_path if context is not None else "plft"
-    message = error.format_message()  # type: ignore[attr-defined]
-    return f"{message if message.endswith(('.', '?')) else message + '.'} See {command} --help."
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ def diagnose() -> dict[str, str]:
     import torch
 
     from plft.families import FAMILIES
+    from plft.homology import find_mmseqs
     from plft.training import choose_precision
 
     packages = ("plft", "torch", "transformers", "peft", "accelerate", "numpy")
@@ -28,6 +29,9 @@ def diagnose() -> dict[str, str]:
     for package, feature in EXTRAS.items():
         there = importlib.util.find_spec(package) is not None
         content[package] = metadata.version(package) if there else f"missing; needed for {feature}"
+    program = find_mmseqs()
+    wanted = "missing; needed for exact splits and checks by homology (pip install 'plft[homology]')"
+    content["MMseqs2"] = wanted if program is None else str(program)
     return content
 
 

@@ -42,7 +42,9 @@ def score_lm(
     if out is not None:
         check_files(data, out)
     budget = batch_residues or INFERENCE_BUDGET
-    records = read_records(data, Columns(sequence_column or "sequence", id=id_column or "id"), labelled=False)
+    named = (id_column,) if id_column else ()
+    columns = Columns(sequence_column or "sequence", id=id_column or "id", required=named)
+    records = read_records(data, columns, labelled=False)
     language = perplexity.load(model, trust_remote_code)
     with console.progress_bar() as bar:
         task = bar.add_task("inputs of the model", total=None)

@@ -47,6 +47,7 @@ def split(
 ) -> None:
     """Add a split or fold column to a table; equal sequences always stay in one part."""
     from plft import console
+    from plft.homology import COVERAGE
     from plft.labels import TaskType, guess_task
     from plft.records import Columns, load_data
     from plft.splits import assign_folds, assign_splits
@@ -54,6 +55,10 @@ def split(
     path = Path(data)
     if path.resolve() == out.resolve():
         raise PlftError(f"{out} is the input, which would be replaced. Choose another --out.")
+    if group is not None and by != "group":
+        raise PlftError(f"--group {group} has no effect with --by {by}. Ask for --by group, or leave it out.")
+    if (identity is not None or coverage != COVERAGE) and by != "homology":
+        raise PlftError(f"--identity and --coverage have no effect with --by {by}. Ask for --by homology.")
     if path.is_dir():
         raise PlftError(f"{data} is a folder, whose files are splits already. Give one table or FASTA file.")
     labels = tuple(label_column or ["label"])
@@ -111,5 +116,8 @@ def _write(path: Path, out: Path, column: str, values: Sequence[object]) -> None
     rows: Iterable[Any] = zip(rows_of(path, reader_of(path)), values, strict=True)
     table = [{**row, column: value} for row, value in rows]
     names = list(dict.fromkeys(name for row in table for name in row))  # JSON lines and FASTA may differ by row
+    lists = [name for row in table for name, each in row.items() if isinstance(each, list)]
+    if lists and out.suffix in (".csv", ".tsv"):
+        raise PlftError(f"{path.name}: '{lists[0]}' holds lists, which {out.suffix} cannot. Write .jsonl or .parquet.")
     with TableWriter(out) as write:
         write({name: row.get(name) for name in names} for row in table)
