@@ -499,6 +499,8 @@ def explain(problem: Any, keys: list[str] | None = None) -> str:
         return f"{place}: '{given}' is not known; choose from {', '.join(choices)}.{hint}".rstrip(".")
     if problem["type"] == "missing":
         return f"'{place}' is needed"
+    if problem["type"] == "string_too_short":
+        return f"{place} must not be empty"
     message = problem["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
     given = problem.get("input")

@@ -460,8 +460,8 @@ class LabelSpace:
             known = list(map(printable, self.classes))
             raise PlftError(
                 f"{record.place}: class {shown(name)} does not occur in the train split. Known: "
-                f"{first_three(known, 'others')}.{did_you_mean(name, known)} To leave such labels out: "
-                "--set data.unseen_classes=drop."
+                f"{first_three(known, 'others')}.{did_you_mean(name, known)} "
+                "Training with data.unseen_classes=drop leaves it out."
             )
         return self._index.get(name, IGNORED_CLASS)
 

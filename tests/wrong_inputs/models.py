@@ -126,7 +126,7 @@ NAMES = (
     Case(
         "an empty model name",
         "train good.csv --model '' --out out",
-        "Configuration: model.name: string should have at least 1 character (given: '').",
+        "Configuration: model.name must not be empty.",
     ),
     Case(
         "a model folder without config.json",

@@ -150,7 +150,8 @@ USING = (
     Case(
         "scoring a class that the model does not know",
         "evaluate run more.csv",
-        "more.csv, row 1: class 'maybe' does not occur in the train split. Known: no; yes.",
+        "more.csv, row 1: class 'maybe' does not occur in the train split. Known: no; yes. "
+        "Training with data.unseen_classes=drop leaves it out.",
         {"more.csv": table("sequence,label", "MKT,maybe")},
         ("run",),
     ),
