@@ -412,8 +412,8 @@ class LabelSpace:
             if np.isnan(column).all():
                 raise PlftError(f"No train record has a value for '{name}'. Check the label column.")
         deviations = np.nanstd(values, axis=0)
-        largest = np.nanmax(np.abs(values), axis=0)
-        scale = np.where(deviations <= 1e-12 * largest, 1.0, deviations)  # below that it is rounding of a constant
+        rounding = 1e-12 * np.nanmax(np.abs(values), axis=0)
+        scale = np.where(deviations <= rounding, 1.0, deviations)
         return LabelSpace(
             self.task,
             columns=self.columns,
@@ -458,11 +458,9 @@ class LabelSpace:
             return IGNORED_CLASS
         if name not in self._index and unseen == "error":
             known = list(map(printable, self.classes))
-            raise PlftError(
-                f"{record.place}: class {shown(name)} does not occur in the train split. Known: "
-                f"{first_three(known, 'others')}.{did_you_mean(name, known)} "
-                "Training with data.unseen_classes=drop leaves it out."
-            )
+            advice = f"{did_you_mean(name, known)} Training with data.unseen_classes=drop leaves it out."
+            where = f"{record.place}: class {shown(name)} does not occur in the train split"
+            raise PlftError(f"{where}. Known: {first_three(known, 'others')}.{advice}")
         return self._index.get(name, IGNORED_CLASS)
 
     def _encode_class(self, record: Labelled, unseen: str) -> Target:
