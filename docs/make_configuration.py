@@ -33,7 +33,10 @@ plft train --config run.yaml --set training.epochs=3 --set tuning.method=last-2 
 ```
 
 `null` means "choose for me". The choice is written to the run folder's own `run.yaml`, where every key is explicit, so
-`plft train --config RUN/run.yaml --out AGAIN` repeats a run. An unknown key is refused, with the nearest known one.
+`plft train --config RUN/run.yaml --out AGAIN` repeats a run. With another model, tuning method or head on the command
+line, what plft had chosen to fit the old one (learning rate, tokens per batch, longest input, pooling, layers of the
+head, revision) is chosen anew, unless it is given too; a file with some keys only is always taken at its word. An
+unknown key is refused, with the nearest known one.
 
 """
 

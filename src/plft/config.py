@@ -373,7 +373,7 @@ def _shown(value: Any) -> str:
 
 
 RUN_YAML = "run.yaml"
-# What it states because plft chose it to fit another setting: where that changes, plft chooses anew.
+# What a run's own run.yaml states because plft chose it to fit another setting: where that changes, it is chosen anew.
 FOLLOWERS = {
     ("tuning", "method"): [("training", "learning_rate")],
     ("model", "name"): [
@@ -403,13 +403,18 @@ def merged(
     if resumed and kept is not None and str(given.get("model", {}).get("name")).partition("@")[0] == kept:
         del given["model"]["name"]
     chosen = set_values({name: flag for name, flag in given.items() if flag}, assignments)
-    if source is not None and source.name == RUN_YAML and not resumed:
+    if is_record(values) and not resumed:
         values = without_followers(values, chosen)
     for name, each in chosen.items():
         values[name] = {**(values.get(name) or {}), **each} if isinstance(each, dict) else each
     if task is not None:
         values["task"] = task
     return values
+
+
+def is_record(values: Mapping[str, Any]) -> bool:
+    """Whether values are those of a finished configuration, with every key, and not what a user wrote down."""
+    return all(set(known_keys(name)) <= set(values.get(name) or {}) for name in ("model", "tuning", "training"))
 
 
 def without_followers(record: dict[str, Any], chosen: dict[str, Any]) -> dict[str, Any]:
