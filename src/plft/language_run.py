@@ -112,7 +112,7 @@ def _run(
         before = perplexities(prepared, look)
         if is_first():
             claim(prepared, out, resume)
-        trainer = make_trainer(prepared, out, started, look, reserve, callbacks)
+        trainer = make_trainer(prepared, out, started, reserve, callbacks)
         with quiet_transformers():
             trainer.go_on(last_checkpoint(out / "checkpoints") if resume else None)
         metrics = describe(prepared, trainer, before, perplexities(prepared, look))
@@ -212,11 +212,11 @@ def save(prepared: Prepared, out: Path, metrics: dict[str, Any]) -> None:
 
 
 def make_trainer(
-    prepared: Prepared, out: Path, started: float, look: int, reserve: float, callbacks: Sequence[TrainerCallback]
+    prepared: Prepared, out: Path, started: float, reserve: float, callbacks: Sequence[TrainerCallback]
 ) -> LanguageModelTrainer:
     """The Trainer with its stream of batches, its budget and its journal.
 
-    look: held-out tokens that are read before and after; a look on the way takes at most a fifth of the time.
+    A look on the way takes at most a fifth of the time of those before and after.
     """
     config, choices, held_out = prepared.config, prepared.choices, prepared.data.held_out
     steps, guess = config.steps, None
@@ -238,7 +238,7 @@ def make_trainer(
         prepared.task,
         args,
         Stream(prepared.crops, prepared.recipe, args.process_index, args.world_size),
-        lambda: prepared.batches(held_out, min(LOOK, look // 5)) if len(held_out) else iter(()),
+        lambda: prepared.batches(held_out, min(LOOK, choices.look // 5)) if len(held_out) else iter(()),
         Budget(
             steps,
             config.minutes,

@@ -43,7 +43,6 @@ from plft.prediction import Answered, Predictor, answers, choose_device, write_p
 from plft.preparation import (
     Prepared,
     Say,
-    can_judge,
     prepare,
     quiet,
 )
@@ -264,14 +263,13 @@ def make_trainer(
         uses_all_weights=isinstance(model.head, TaskHead | LightAttentionHead),
     )
     residues = sum(len(each.sequence) for each in prepared.parts["train"])
-    is_judged = valid is not None and can_judge(prepared.labels, valid, str(config.training.metric))
     trainer = SequenceTaskTrainer(
         model,
         arguments,
         train_dataset=prepared.datasets["train"],
         eval_dataset=valid,
         token_budget=config.training.batch_residues,
-        callbacks=[History(folder.history_file, residues), *stopping(config.training, is_judged), *callbacks],
+        callbacks=[History(folder.history_file, residues), *stopping(config.training, prepared.is_judged), *callbacks],
     )
     steps_per_epoch = len(trainer.get_train_dataloader()) / config.training.accumulation
     if arguments.max_steps >= math.ceil(config.training.epochs * steps_per_epoch):

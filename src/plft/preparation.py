@@ -7,6 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,11 @@ class Prepared:
         dataset = self.datasets.get("valid")
         return dataset if dataset is not None and dataset.has_labels else None
 
+    @cached_property
+    def is_judged(self) -> bool:
+        """Whether the metric is defined on the validation set, so that it can tell a better epoch from a worse one."""
+        return self.valid is not None and is_defined(str(self.config.training.metric), self.labels, self.valid)
+
 
 def prepare(config: RunConfig, say: Say = quiet, custom_head: bool = False) -> Prepared:
     """Read and check everything that can be read and checked without loading weights; says what it found."""
@@ -104,11 +110,13 @@ def prepare(config: RunConfig, say: Say = quiet, custom_head: bool = False) -> P
     for sentence in sentences:
         say(sentence)
     config = resolved(config, task, checkpoint, max_residues, datasets["train"])
-    valid, metric = datasets.get("valid"), str(config.training.metric)
-    if valid is not None and valid.has_labels and not can_judge(labels, valid, metric):
-        say(f"{METRICS[metric].title} is undefined on valid, so the last epoch is kept and none is left out")
     config.calibration.method = calibration_method(config, labels, datasets)
-    return Prepared(config, task, parts, labels, checkpoint, datasets, max_residues, weights, sentences, facts)
+    prepared = Prepared(config, task, parts, labels, checkpoint, datasets, max_residues, weights, sentences, facts)
+    if prepared.valid is not None and not prepared.is_judged:
+        title = METRICS[str(config.training.metric)].title
+        sentences.append(f"{title} is undefined on valid, so the last epoch is kept and none is left out")
+        say(sentences[-1])
+    return prepared
 
 
 def prepare_again(prepared: Prepared, config: RunConfig) -> Prepared:
@@ -210,13 +218,14 @@ def check_metric(config: RunConfig, labels: LabelSpace) -> None:
         check_tracker(tracker)
 
 
-def can_judge(labels: LabelSpace, dataset: SequenceDataset, metric: str) -> bool:
-    """Whether a metric is defined on a dataset at all: not for a single class, say, or for equal values."""
+def is_defined(metric: str, labels: LabelSpace, dataset: SequenceDataset) -> bool:
+    """Whether a metric can be told of a dataset's labels: some cannot for a single class, or for equal values."""
     targets = dataset.targets()
     if labels.task.is_regression or labels.task.is_multilabel:
         outputs = [np.nan_to_num(each) for each in targets]
     else:
-        outputs = [np.eye(labels.n_outputs, dtype=np.float32)[np.maximum(each, 0)] for each in targets]
+        one_hot = np.eye(labels.n_outputs, dtype=np.float32)
+        outputs = [one_hot[np.maximum(each, 0)] for each in targets]
     return math.isfinite(point(labels.task, outputs, targets, labels.classes)[metric])
 
 

@@ -244,7 +244,8 @@ def _taught(records: Sequence[Record], groups: Sequence[Group], parts: Sequence[
     known = {name for part, names in zip(parts, classes, strict=True) if part == "train" for name in names}
     for name in sorted(set().union(*classes) - known):
         holders = [at for at, names in enumerate(classes) if name in names]
-        movable = [at for at in holders if Counter(taught)[taught[at]] > 1]
+        groups_in = Counter(taught)
+        movable = [at for at in holders if groups_in[taught[at]] > 1]
         if movable and not any(taught[at] == "train" for at in holders):
             taught[min(movable, key=lambda at: len(groups[at]))] = "train"
     return taught

@@ -215,7 +215,7 @@ def train(
             "seed": seed,
         },
     }
-    chosen = configured(source, flags, task, set or [], resumed=config is None)
+    chosen = configured(source, flags, task, set or [], resumed=resume and config is None)
     if chosen is None:
         raise PlftError("Nothing to train on: name a file, plft train DATA --out RUN, or data.file in --config.")
     if plan:
