@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 import yaml
-from transformers import AutoModelForMaskedLM, AutoTokenizer
+from transformers import AutoModelForMaskedLM, AutoTokenizer, EsmForMaskedLM
 
 import plft
 from plft.alphabet import PROTEIN
@@ -39,12 +39,17 @@ PACKAGE = Path(plft.__file__).parent / "builtin"
 
 @dataclass(frozen=True)
 class Model:
-    """One model to ship. files, valid: below the data folder.  stretches: settings of each, its budget at least."""
+    """One model to ship.
+
+    files, valid: below the data folder.  stretches: settings of each, its budget at least.  shrink: how many
+    times smaller its weights are made, see `shrunk`.
+    """
 
     files: tuple[str, ...]
     valid: tuple[str, ...]
     arch: str
     stretches: tuple[dict[str, Any], ...]
+    shrink: float = 1.0
 
 
 MODELS = {
@@ -58,6 +63,7 @@ MODELS = {
             {"minutes": 105, "workers": 2, "seed": 2, "optimizer": "muon", "learning_rate": 1.5e-3}
             | {"rate": 0.25, "weight_decay": 0.1, "decay_share": 0.5},
         ),
+        shrink=2.5,
     ),
     "dna": Model(
         files=(
@@ -102,12 +108,39 @@ def without_homologs(model: Model, data: Path, work: Path) -> Path:
     return target
 
 
+@torch.no_grad()
+def shrunk(model: EsmForMaskedLM, factor: float) -> EsmForMaskedLM:
+    """Make the weights smaller by this factor, the function staying what it is (but for the epsilon of layer norms).
+
+    Long training at a high rate left weights 2 to 4 times as large as a new model's. A step of AdamW is as large as the
+    learning rate, whatever the weight, so such a model learns slowly at the usual rates. What is written into the
+    residual stream shrinks, which the layer norms undo; what reads them shrinks too, which the norms' own weights undo.
+    """
+    written = [model.esm.embeddings.word_embeddings.weight]
+    for block in model.esm.encoder.layer:
+        attention = block.attention.self
+        written += [*block.attention.output.dense.parameters(), *block.output.dense.parameters()]
+        for norm, readers in (
+            (block.attention.LayerNorm, (attention.query, attention.key, attention.value)),
+            (block.LayerNorm, (block.intermediate.dense,)),
+        ):
+            for weight in norm.parameters():
+                weight.mul_(factor)
+            for reader in readers:
+                reader.weight.div_(factor)
+    for weight in written:
+        weight.div_(factor)
+    for weight in model.lm_head.layer_norm.parameters():  # the logits read the embeddings' own weights
+        weight.mul_(factor)
+    return model
+
+
 def ship(name: str, stretches: list[Path]) -> Path:
     """Copy a trained model into the package, in bf16, with the record of all its stretches."""
     folder, trained = PACKAGE / name, stretches[-1]
-    model = AutoModelForMaskedLM.from_pretrained(trained, dtype=torch.bfloat16)
+    model = shrunk(AutoModelForMaskedLM.from_pretrained(trained, dtype=torch.float32), MODELS[name].shrink)
     shutil.rmtree(folder, ignore_errors=True)
-    model.save_pretrained(folder)  # the head for contacts in it was never trained
+    model.to(torch.bfloat16).save_pretrained(folder)  # the head for contacts in it was never trained
     AutoTokenizer.from_pretrained(trained).save_pretrained(folder)
     settings = [read_yaml(each / "pretraining.yaml") for each in stretches]
     (folder / "pretraining.yaml").write_text(yaml.safe_dump(settings[-1] | {"rate": RATE}))  # as it is measured
