@@ -137,8 +137,8 @@ def shrunk(model: EsmForMaskedLM, factor: float) -> EsmForMaskedLM:
 
 def ship(name: str, stretches: list[Path]) -> Path:
     """Copy a trained model into the package, in bf16, with the record of all its stretches."""
-    folder, trained = PACKAGE / name, stretches[-1]
-    model = shrunk(AutoModelForMaskedLM.from_pretrained(trained, dtype=torch.float32), MODELS[name].shrink)
+    folder, trained, factor = PACKAGE / name, stretches[-1], MODELS[name].shrink
+    model = shrunk(AutoModelForMaskedLM.from_pretrained(trained, dtype=torch.float32), factor)
     shutil.rmtree(folder, ignore_errors=True)
     model.to(torch.bfloat16).save_pretrained(folder)  # the head for contacts in it was never trained
     AutoTokenizer.from_pretrained(trained).save_pretrained(folder)
@@ -154,6 +154,10 @@ def ship(name: str, stretches: list[Path]) -> Path:
     metrics["choices"]["learning_rate"] = max(each["learning_rate"] for each in choices)
     lines = (line.replace(f"{trained.parent}/", "stretch ") for each in records for line in each["sentences"])
     metrics["sentences"] = list(dict.fromkeys(lines))
+    if factor != 1:
+        metrics["sentences"].append(
+            f"after training: weights made {factor:g} times smaller, the function left as it was"
+        )
     history = []
     for before, stretch in enumerate(stretches):
         done = {key: sum(each[key] for each in records[:before]) for key in ("tokens", "steps", "minutes")}

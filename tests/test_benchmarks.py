@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import pytest
+import torch
+from transformers import EsmConfig, EsmForMaskedLM
 
 from scripts import load_script
 
 SPEED = load_script("benchmarks/speed.py")
 CURVES = load_script("benchmarks/loss_curves.py")
+BUILTIN = load_script("benchmarks/builtin_models.py")
 JOBS = ("full", "lora", "head", "last", "predict", "embed")
 
 
@@ -35,3 +38,18 @@ def test_packed_and_padded_training_follow_the_same_curve(monkeypatch):
     packed, padded = (CURVES.curve("scratch:tiny-esm2", records, 8, packed=packed) for packed in (True, False))
     assert len(set(packed)) == 8  # it learns, batch after batch
     assert packed == pytest.approx(padded, rel=1e-4)
+
+
+@torch.no_grad()
+def test_smaller_weights_leave_the_function_as_it_is():
+    torch.manual_seed(0)
+    shape = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    config = EsmConfig(vocab_size=33, pad_token_id=1, mask_token_id=32, position_embedding_type="rotary", **shape)
+    model = EsmForMaskedLM(config).eval()
+    for weight in model.parameters():  # as large as after training, norms and biases too
+        weight.add_(torch.randn_like(weight))
+    tokens = torch.randint(4, 24, (3, 20))
+    before, embeddings = model(tokens).logits, model.esm.embeddings.word_embeddings.weight.clone()
+    after = BUILTIN.shrunk(model, 2.5)(tokens).logits
+    torch.testing.assert_close(after, before, rtol=1e-3, atol=1e-3 * float(before.abs().max()))
+    torch.testing.assert_close(model.esm.embeddings.word_embeddings.weight, embeddings / 2.5)
