@@ -5,6 +5,7 @@
 DATA_FOLDER holds the corpora (they do not come with plft). A model is trained in one stretch or in several, each going
 on from the one before with another order and other masks. What WORK_FOLDER holds already is not done again. The weights
 that ship are rounded to bf16; the perplexities on the card are of those weights, with 15 % of the residues hidden.
+(What ships saw that rounding once more, after its third stretch.)
 """
 
 from __future__ import annotations
@@ -38,32 +39,38 @@ PACKAGE = Path(plft.__file__).parent / "builtin"
 
 
 @dataclass(frozen=True)
-class Model:
-    """One model to ship.
-
-    files, valid: below the data folder.  stretches: settings of each, its budget at least.  shrink: how many
-    times smaller its weights are made, see `shrunk`.
+class Stretch:
+    """One stretch of training. settings: its budget at least.  shrink: weights are made so many times smaller after it,
+    see `shrunk`.
     """
+
+    settings: dict[str, Any]
+    shrink: float = 1.0
+
+
+@dataclass(frozen=True)
+class Model:
+    """One model to ship. files, valid: below the data folder."""
 
     files: tuple[str, ...]
     valid: tuple[str, ...]
     arch: str
-    stretches: tuple[dict[str, Any], ...]
-    shrink: float = 1.0
+    stretches: tuple[Stretch, ...]
 
 
+LATER = {"workers": 2, "optimizer": "muon", "rate": 0.25, "weight_decay": 0.1}
 MODELS = {
     "protein": Model(
         files=("pretrain_protein/train.fasta.gz",),
         valid=("pretrain_protein/valid.fasta.gz",),
         arch="esm2-6x160x5",
         stretches=(
-            {"minutes": 76, "optimizer": "adamw"},
-            {"residues": 24_000_000, "seed": 1, "decay_share": 0.5, "optimizer": "adamw"},
-            {"minutes": 105, "workers": 2, "seed": 2, "optimizer": "muon", "learning_rate": 1.5e-3}
-            | {"rate": 0.25, "weight_decay": 0.1, "decay_share": 0.5},
+            Stretch({"minutes": 76, "optimizer": "adamw"}),
+            Stretch({"residues": 24_000_000, "seed": 1, "decay_share": 0.5, "optimizer": "adamw"}),
+            Stretch({"minutes": 105, "seed": 2, "learning_rate": 1.5e-3, "decay_share": 0.5} | LATER, shrink=2.5),
+            Stretch({"minutes": 50, "seed": 3, "learning_rate": 1.2e-3, "decay_share": 0, "crop": 256} | LATER),
+            Stretch({"minutes": 36, "seed": 4, "learning_rate": 1.2e-3, "decay_share": 0.9} | LATER),
         ),
-        shrink=2.5,
     ),
     "dna": Model(
         files=(
@@ -75,7 +82,7 @@ MODELS = {
         ),
         valid=(),
         arch="dna-1m",
-        stretches=({"minutes": 15, "optimizer": "adamw"},),
+        stretches=(Stretch({"minutes": 15, "optimizer": "adamw"}),),
     ),
 }
 
@@ -86,11 +93,23 @@ def configuration(model: Model, data: Path, work: Path, number: int) -> Language
         {
             "files": [str(data / file) for file in model.files],
             "valid": [str(data / file) for file in model.valid],
-            "model": f"scratch:{model.arch}" if number == 0 else str(work / str(number - 1)),
+            "model": f"scratch:{model.arch}" if number == 0 else str(left_by(model, work, number - 1)),
             "crop": 512,
         }
-        | model.stretches[number]
+        | model.stretches[number].settings
     )
+
+
+def left_by(model: Model, work: Path, number: int) -> Path:
+    """The folder with the weights that a stretch left, made smaller where that is wanted."""
+    folder, factor = work / str(number), model.stretches[number].shrink
+    if factor == 1:
+        return folder
+    smaller = folder / "smaller"
+    if not (smaller / "tokenizer_config.json").exists():
+        shrunk(EsmForMaskedLM.from_pretrained(folder, dtype=torch.float32), factor).save_pretrained(smaller)
+        AutoTokenizer.from_pretrained(folder).save_pretrained(smaller)
+    return smaller
 
 
 def without_homologs(model: Model, data: Path, work: Path) -> Path:
@@ -135,12 +154,13 @@ def shrunk(model: EsmForMaskedLM, factor: float) -> EsmForMaskedLM:
     return model
 
 
-def ship(name: str, stretches: list[Path]) -> Path:
+def ship(name: str, model: Model, work: Path) -> Path:
     """Copy a trained model into the package, in bf16, with the record of all its stretches."""
-    folder, trained, factor = PACKAGE / name, stretches[-1], MODELS[name].shrink
-    model = shrunk(AutoModelForMaskedLM.from_pretrained(trained, dtype=torch.float32), factor)
+    stretches = [work / str(number) for number in range(len(model.stretches))]
+    folder, trained = PACKAGE / name, left_by(model, work, len(stretches) - 1)
+    weights = AutoModelForMaskedLM.from_pretrained(trained, dtype=torch.bfloat16)
     shutil.rmtree(folder, ignore_errors=True)
-    model.to(torch.bfloat16).save_pretrained(folder)  # the head for contacts in it was never trained
+    weights.save_pretrained(folder)  # the head for contacts in it was never trained
     AutoTokenizer.from_pretrained(trained).save_pretrained(folder)
     settings = [read_yaml(each / "pretraining.yaml") for each in stretches]
     (folder / "pretraining.yaml").write_text(yaml.safe_dump(settings[-1] | {"rate": RATE}))  # as it is measured
@@ -152,12 +172,12 @@ def ship(name: str, stretches: list[Path]) -> Path:
     metrics["choices"]["precision"] = ", then ".join(dict.fromkeys(each["precision"] for each in choices))
     metrics["choices"]["optimizer"] = ", then ".join(dict.fromkeys(OPTIMIZERS[each["optimizer"]] for each in choices))
     metrics["choices"]["learning_rate"] = max(each["learning_rate"] for each in choices)
-    lines = (line.replace(f"{trained.parent}/", "stretch ") for each in records for line in each["sentences"])
-    metrics["sentences"] = list(dict.fromkeys(lines))
-    if factor != 1:
-        metrics["sentences"].append(
-            f"after training: weights made {factor:g} times smaller, the function left as it was"
-        )
+    metrics["sentences"] = []
+    for stretch, record in zip(model.stretches, records, strict=True):
+        lines = [line.replace(f"{work}/", "stretch ").replace("/smaller", "") for line in record["sentences"]]
+        if stretch.shrink != 1:
+            lines.append(f"then weights made {stretch.shrink:g} times smaller, the function left as it was")
+        metrics["sentences"] += [line for line in lines if line not in metrics["sentences"]]
     history = []
     for before, stretch in enumerate(stretches):
         done = {key: sum(each[key] for each in records[:before]) for key in ("tokens", "steps", "minutes")}
@@ -185,7 +205,7 @@ def measure(name: str, model: Model, data: Path, work: Path, folder: Path) -> No
         prepared = replace(prepared, choices=replace(prepared.choices, precision="fp32"))
         found = perplexities(prepared, 10**9)
         metrics["perplexity"]["after"] |= {part: found.pop("held_out"), **found}
-    if model.stretches[-1].get("rate", RATE) != RATE:  # its own measurements do not belong on the curve
+    if model.stretches[-1].settings.get("rate", RATE) != RATE:  # its own measurements do not belong on the curve
         last = {"tokens": metrics["tokens"], "seconds": 60 * metrics["minutes"]}
         with (folder / "history.jsonl").open("a") as history:
             history.write(json.dumps(last | {"held_out_perplexity": metrics["perplexity"]["after"]["held_out"]}) + "\n")
@@ -205,12 +225,12 @@ def main() -> None:
     data = options.data.resolve()
     for name in options.only or MODELS:
         model, work = MODELS[name], options.work.resolve() / name
-        stretches = [work / str(number) for number in range(len(model.stretches))]
-        for number, folder in enumerate(stretches):
+        for number in range(len(model.stretches)):
+            folder = work / str(number)
             if not (folder / "metrics.json").exists():
                 resume = (folder / "pretraining.yaml").exists()
                 run_language_model(configuration(model, data, work, number), folder, resume=resume, say=print)
-        measure(name, model, data, work, ship(name, stretches))
+        measure(name, model, data, work, ship(name, model, work))
 
 
 if __name__ == "__main__":
