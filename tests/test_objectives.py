@@ -192,6 +192,26 @@ def test_the_head_sees_only_predicted_positions():
     assert seen == [int((crop.targets != NOTHING).sum())]
 
 
+def test_the_layer_behind_a_decoder_sees_only_predicted_positions():
+    model = load_language_model(tiny.checkpoint("prott5")).eval()
+    seen = []
+    model.lm_head.register_forward_hook(lambda module, inputs, output: seen.append(output.shape[:-1].numel()))
+    symbols, random = Symbols.of(tiny.checkpoint("prott5")), np.random.default_rng(0)
+    batch = pad([cut_out(tokens_of("prott5", n, n), symbols, 0.3, random) for n in (80, 33)], 0)
+    LanguageModelTask(model)(**batch)
+    assert seen == [int((batch["labels"] != NOTHING).sum())]
+    labels = batch.pop("labels")
+    assert model(**batch).logits.shape[:2] == labels.shape  # and the model is what it was
+
+
+def test_a_crop_that_is_masked_from_end_to_end_has_a_loss():
+    model = load_language_model(tiny.checkpoint("esm2"))
+    use_packing(model)
+    crop = mask_tokens(tokens_of("esm2", 30), Symbols.of(tiny.checkpoint("esm2")), 0.15, np.random.default_rng(0))
+    hidden = replace(crop, ids=np.full_like(crop.ids, model.config.mask_token_id))
+    assert torch.isfinite(LanguageModelTask(model)(**pack([crop, hidden])))
+
+
 def test_a_batch_in_which_nothing_is_predicted_has_loss_zero():
     model = load_language_model(tiny.checkpoint("esm2"))
     use_packing(model)

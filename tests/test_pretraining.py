@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -139,6 +140,13 @@ def test_the_learning_rate_warms_up_stays_and_falls_to_zero():
     assert factors[:10] == pytest.approx(np.arange(1, 11) / 10)
     assert set(factors[10:70]) == {1.0}
     assert factors[70:] == pytest.approx(np.arange(30, -1, -1) / 30)
+
+
+def test_it_warms_up_too_where_all_of_the_budget_is_decay():
+    budget = Budget(steps=100, warmup_share=0.1, decay_share=1)
+    factors = [budget.factor(step) for step in range(101)]
+    assert factors[:3] == pytest.approx([0.1 * 1.0, 0.2 * 0.99, 0.3 * 0.98])
+    assert factors[10:] == pytest.approx(np.arange(90, -1, -1) / 100)
 
 
 def test_a_budget_in_minutes_ends_in_time_whatever_the_speed(monkeypatch):
@@ -365,6 +373,15 @@ def test_resuming_a_finished_run_changes_nothing(tmp_path, corpus):
     assert all(torch.equal(before[name], each) for name, each in weights(tmp_path / "m").items())
 
 
+def test_a_finished_run_without_its_checkpoints_is_not_begun_again_by_resuming(tmp_path, corpus):
+    run_language_model(settings(corpus, steps=1), tmp_path / "m")
+    shutil.rmtree(tmp_path / "m" / "checkpoints")
+    before = {file.name: file.read_bytes() for file in (tmp_path / "m").iterdir()}
+    with pytest.raises(PlftError, match="is finished and its checkpoints are gone"):
+        run_language_model(settings(corpus, steps=1), tmp_path / "m", resume=True)
+    assert {file.name: file.read_bytes() for file in (tmp_path / "m").iterdir()} == before
+
+
 def test_resuming_with_other_settings_is_refused(tmp_path, corpus):
     run_language_model(settings(corpus, steps=1), tmp_path / "m")
     with pytest.raises(PlftError, match=r"other settings \(rate\)"):
@@ -422,11 +439,13 @@ def test_every_objective_trains_and_its_result_is_a_model_to_fine_tune(tmp_path,
         assert AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "m").config.is_encoder_decoder
 
 
-def test_without_biases_those_of_all_linear_layers_stay_zero(tmp_path, corpus):
-    run_language_model(settings(corpus, biases=False), tmp_path / "m")
-    biases = {
-        name: each for name, each in weights(tmp_path / "m").items() if "dense.bias" in name or "query.bias" in name
-    }
+@pytest.mark.parametrize(
+    ("model", "layers"), [("tiny-esm2", ("dense", "query")), ("tiny-protgpt2", ("c_attn", "c_proj", "c_fc"))]
+)
+def test_without_biases_those_of_all_linear_layers_stay_zero(tmp_path, corpus, model, layers):
+    run_language_model(settings(corpus, model=f"scratch:{model}", biases=False), tmp_path / "m")
+    ends = tuple(f"{layer}.bias" for layer in layers)
+    biases = {name: each for name, each in weights(tmp_path / "m").items() if name.endswith(ends)}
     assert biases
     assert not any(each.any() for each in biases.values())
 
@@ -500,6 +519,7 @@ def test_an_adapted_model_is_where_the_base_was_before_its_first_step(tmp_path, 
         ({"minutes": 3}, "[Gg]ive one budget"),
         ({"rate": 1.5}, "Rate: input should be less than 1"),
         ({"method": "dora"}, "choose from full, lora"),
+        ({"keep_adapter": True}, "keep_adapter is for method lora"),
     ],
 )
 def test_settings_that_cannot_be_are_refused_in_one_line(corpus, changes, message):

@@ -428,7 +428,7 @@ def _esm_embeddings(backbone: Any, input_ids: Tensor, packing: Packing) -> Tenso
         sequence = packing.sequence_ids(ids.device)
         masked = torch.zeros(len(packing.lengths), device=ids.device).index_add_(0, sequence, is_mask.float())
         share = masked / torch.tensor(packing.lengths, device=ids.device)
-        scale = (1 - 0.15 * 0.8) / (1 - share)
+        scale = (1 - 0.15 * 0.8) / (1 - share).clamp(min=1e-6)  # where all are masked nothing is scaled
         embedded = embedded * (scale[sequence] * ~is_mask)[:, None].to(embedded.dtype)
     if layer.position_embedding_type == "absolute":
         positions = packing.position_ids(ids.device)[0] + layer.padding_idx + 1

@@ -61,9 +61,10 @@ class Budget(TrainerCallback, ExportableState):
 
     def factor(self, step: int) -> float:
         """What the peak learning rate is multiplied by at a step, counted from 0."""
+        rise = min(1.0, (step + 1) / self.warmup)
         if step < self.decay_from:
-            return min(1.0, (step + 1) / self.warmup)
-        return max(0.0, (self.total - step) / max(1, self.total - self.decay_from))
+            return rise
+        return rise * max(0.0, (self.total - step) / max(1, self.total - self.decay_from))
 
     @property
     def seconds(self) -> float:

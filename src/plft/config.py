@@ -252,6 +252,12 @@ class LanguageModelConfig(Section):
             raise ValueError(f"give one budget, minutes, steps or residues ({found} given)")
         return self
 
+    @model_validator(mode="after")
+    def _an_adapter_to_keep(self) -> LanguageModelConfig:
+        if self.keep_adapter and self.method != "lora":
+            raise ValueError("keep_adapter is for method lora: training all weights leaves no adapter")
+        return self
+
 
 class RunConfig(Section):
     """Everything that defines a run; `plft train --config run.yaml` repeats it."""

@@ -17,6 +17,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from plft.alphabet import ALPHABETS
 from plft.attention import can_pack, fuse, use_packing
@@ -308,7 +309,7 @@ def _choose_biases(config: LanguageModelConfig, checkpoint: Checkpoint, model: n
 
     Of a model to go on from they are not if all are zero.
     """
-    biases = [each.bias for each in model.modules() if isinstance(each, nn.Linear) and each.bias is not None]
+    biases = [each.bias for each in model.modules() if isinstance(each, nn.Linear | Conv1D) and each.bias is not None]
     has_none = not checkpoint.is_scratch and not any(each.any() for each in biases)
     if config.biases and not has_none:
         return

@@ -138,6 +138,8 @@ def check_out(config: LanguageModelConfig, out: Path, resume: bool, overwrite: b
         names = [name for name in type(kept).model_fields if getattr(kept, name) != getattr(config, name)]
         if names:
             raise PlftError(f"{out} was begun with other settings ({', '.join(names[:3])}). Resume with the same ones.")
+        if (out / "metrics.json").exists() and last_checkpoint(out / "checkpoints") is None:
+            raise PlftError(f"{out} is finished and its checkpoints are gone. Pass --overwrite to train it anew.")
         return
     if not out.exists() or not any(out.iterdir()):
         return
@@ -314,7 +316,7 @@ def describe(
         "predicted_share": trainer.predicted_share,
         "perplexity": {"before": before, "after": after},
         "counting": ngram_perplexities(data.train, data.held_out, prepared.recipe.symbols.is_special)
-        if len(data.held_out)
+        if len(data.held_out) and is_first()
         else {},
         "sentences": prepared.sentences,
     }

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -217,6 +218,16 @@ HEADS: dict[str, Callable[[Any], Callable[[Tensor], Tensor]]] = {
 }
 
 
+@contextmanager
+def seen_only(layer: nn.Module, where: Tensor) -> Iterator[None]:
+    """Let a layer see these positions only: of (batch, tokens, width) it gets (n, width). where: (batch, tokens)."""
+    hook = layer.register_forward_pre_hook(lambda _, inputs: (inputs[0][where],))
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
 class LanguageModelTask(nn.Module):
     """A language model that returns the summed loss of a batch, over predicted positions only.
 
@@ -254,7 +265,8 @@ class LanguageModelTask(nn.Module):
         for counted in ("eligible", "tokens"):  # about the batch, not for the model
             others.pop(counted, None)
         if "decoder_input_ids" in others:
-            return model(input_ids=input_ids, **others).logits[where], labels[where]
+            with seen_only(model.get_output_embeddings(), where):
+                return model(input_ids=input_ids, **others).logits, labels[where]
         if model.config.model_type not in HEADS:
             return model(input_ids=input_ids, **others).logits[where], labels[where]
         base = model.base_model

@@ -170,7 +170,7 @@ class LanguageModelTrainer(Trainer):
     @property
     def tokens_read(self) -> int:
         """Tokens that all processes have learned from, those before an interruption included."""
-        return self.budget.counted["tokens"] * self.args.world_size
+        return self.budget.counted["tokens"]
 
     @property
     def predicted_share(self) -> float:
@@ -203,14 +203,14 @@ class LanguageModelTrainer(Trainer):
         return self.lr_scheduler
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> Tensor:
-        count = 0
-        for batch in batch_samples:
-            predicted = int((batch["labels"] != NOTHING).sum())
-            count += predicted
-            self.budget.counted["tokens"] += batch["tokens"]
-            self.budget.counted["predicted"] += predicted
-            self.budget.counted["eligible"] += batch["eligible"]
-        return self.accelerator.reduce(torch.tensor(float(max(count, 1)), device=device), reduction="sum")
+        here = [
+            sum(int((batch["labels"] != NOTHING).sum()) for batch in batch_samples),
+            *(sum(batch[name] for batch in batch_samples) for name in ("tokens", "eligible")),
+        ]
+        everywhere = self.accelerator.reduce(torch.tensor(here, device=device), reduction="sum")
+        for name, count in zip(("predicted", "tokens", "eligible"), everywhere.tolist(), strict=True):
+            self.budget.counted[name] += count
+        return everywhere[0].clamp(min=1)
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
