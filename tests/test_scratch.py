@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, EsmTokenizer
 
 import tiny
 from plft.checkpoints import meta_backbone, resolve
@@ -119,6 +119,20 @@ def test_a_tokenizer_alone_in_a_folder_reads_back_to_the_same_ids(family, option
     assert again(text)["input_ids"] == tokenizer(text)["input_ids"]
     assert again.get_vocab() == tokenizer.get_vocab()
     assert again.special_tokens_map == tokenizer.special_tokens_map
+
+
+def test_the_tokenizer_of_esm2_gives_what_the_published_class_gives(tmp_path):
+    ours, family = scratch_tokenizer("esm2"), FAMILIES["esm2"]
+    assert ours.is_fast
+    (tmp_path / "vocab.txt").write_text("\n".join(sorted(ours.get_vocab(), key=ours.get_vocab().__getitem__)))
+    published = EsmTokenizer(str(tmp_path / "vocab.txt"))
+    assert published.get_vocab() == ours.get_vocab()
+    assert published.special_tokens_map == ours.special_tokens_map
+    for text in ("MKTAYIAKQRXBUZO.-", "MK<mask><mask>A", "M K T A", ""):
+        assert dict(published(text)) == dict(ours(text))
+    residues = [ResidueTokenizer(each, family).encode("MKTAYIAKQRXBUZO") for each in (published, ours)]
+    assert np.array_equal(residues[0].input_ids, residues[1].input_ids)
+    assert np.array_equal(residues[0].spans, residues[1].spans)
 
 
 def test_letters_of_dna_are_numbered_as_documented():

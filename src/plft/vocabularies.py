@@ -1,7 +1,8 @@
 """Tokenizers of every family, built offline with the published symbols in the published order.
 
 They are instances of the same tokenizer classes that published checkpoints load with, so that a scratch model and a
-downloaded one go through the same code. The two that learn their pieces (byte-pair encoding) are trained on the spot.
+downloaded one go through the same code; but for ESM-2's, which is a fast one here and gives the same tokens. The two
+that learn their pieces (byte-pair encoding) are trained on the spot.
 """
 
 from __future__ import annotations
@@ -65,17 +66,6 @@ def kmers(k: int) -> list[str]:
 # -- one symbol per residue --------------------------------------------------------------------------------------------
 
 
-def _esm_tokenizer(symbols: list[str], **special: Any) -> PreTrainedTokenizerBase:
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, "vocab.txt")
-        file.write_text("\n".join(symbols), encoding="utf-8")
-        return EsmTokenizer(str(file), **special)
-
-
-def _esm(**_: Any) -> PreTrainedTokenizerBase:
-    return _esm_tokenizer(_ESM)
-
-
 def _esmc(**_: Any) -> PreTrainedTokenizerBase:
     return EsmcTokenizer()
 
@@ -101,10 +91,11 @@ def _prostt5(**_: Any) -> PreTrainedTokenizerBase:
 
 
 def _letters(symbols: list[str], template: str, **special: str) -> PreTrainedTokenizerBase:
-    """A fast tokenizer of single characters."""
+    """A fast tokenizer of single characters; spaces between them say nothing."""
     ids = {symbol: i for i, symbol in enumerate(symbols)}
     tokenizer = Tokenizer(models.WordLevel(ids, unk_token=special["unk_token"]))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
+    single = pre_tokenizers.Split(Regex("."), "isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), single])
     tokenizer.post_processor = _template(template, ids)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
 
@@ -119,10 +110,18 @@ def _ankh(**_: Any) -> PreTrainedTokenizerBase:
     return _letters(symbols, "$A </s>", pad_token="<pad>", eos_token="</s>", unk_token="<unk>")
 
 
+def _esm(**_: Any) -> PreTrainedTokenizerBase:
+    return _esm_letters(_ESM)
+
+
 def _esm_dna(**_: Any) -> PreTrainedTokenizerBase:
+    return _esm_letters(_ESM_DNA)
+
+
+def _esm_letters(symbols: list[str]) -> PreTrainedTokenizerBase:
     names = ("cls_token", "pad_token", "eos_token", "unk_token", "mask_token")
-    special = dict(zip(names, [*_ESM_DNA[:4], _ESM_DNA[-1]], strict=True))
-    return _letters(_ESM_DNA, "<cls> $A <eos>", **special)
+    special = dict(zip(names, [*symbols[:4], symbols[-1]], strict=True))
+    return _letters(symbols, "<cls> $A <eos>", **special)
 
 
 def _generic(**_: Any) -> PreTrainedTokenizerBase:
@@ -136,7 +135,10 @@ def _generic(**_: Any) -> PreTrainedTokenizerBase:
 
 def _nucleotide_transformer(kmer: int, **_: Any) -> PreTrainedTokenizerBase:
     symbols = ["<unk>", "<pad>", "<mask>", "<cls>", *kmers(kmer), *"ATCGN"]
-    return _esm_tokenizer(symbols, eos_token=None)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "vocab.txt")
+        file.write_text("\n".join(symbols), encoding="utf-8")
+        return EsmTokenizer(str(file), eos_token=None)
 
 
 def _dnabert(kmer: int, **_: Any) -> PreTrainedTokenizerBase:
