@@ -519,7 +519,7 @@ def test_an_adapted_model_is_where_the_base_was_before_its_first_step(tmp_path, 
         ({"minutes": 3}, "[Gg]ive one budget"),
         ({"rate": 1.5}, "Rate: input should be less than 1"),
         ({"method": "dora"}, "choose from full, lora"),
-        ({"keep_adapter": True}, "keep_adapter is for method lora"),
+        ({"keep_adapter": True}, "[Kk]eep_adapter is for method lora"),
     ],
 )
 def test_settings_that_cannot_be_are_refused_in_one_line(corpus, changes, message):
