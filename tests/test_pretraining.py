@@ -462,10 +462,11 @@ def test_a_model_goes_on_with_biases_or_without_as_it_began(tmp_path, corpus):
 
 def test_set_has_the_last_word(tmp_path, corpus):
     words = ["--steps", "1", "--crop", "32", "--batch-residues", "64"]
-    made = plft(
-        "pretrain", corpus, "--arch", "tiny-esm2", *words, "--set", "biases=false", "--out", str(tmp_path / "m")
-    )
+    more = ["--set", "biases=false", "--set", "held_out_share=0"]
+    made = plft("pretrain", corpus, "--arch", "tiny-esm2", *words, *more, "--out", str(tmp_path / "m"))
     assert made.code == 0, made.err
+    assert "1 steps" in made.out + made.err
+    assert "before" not in made.out + made.err  # no table of perplexities where nothing is held out
     assert "biases: false" in (tmp_path / "m" / "pretraining.yaml").read_text()
     lora = ["--method", "lora", "--set", "keep_adapter=true"]
     made = plft("adapt", corpus, "--model", str(tmp_path / "m"), *words, *lora, "--out", str(tmp_path / "adapted"))

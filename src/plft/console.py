@@ -80,7 +80,8 @@ def language_model_table(metrics: Mapping[str, Any]) -> None:
     titles = {"held_out": "held-out sequences", "clean": "held out, without homologs", "general": "general set"}
     before, after = metrics["perplexity"]["before"], metrics["perplexity"]["after"]
     rows = [(titles.get(name, name), number(before.get(name)), number(after[name])) for name in after]
-    table("perplexity", ("", "before", "after"), rows)
+    if rows:
+        table("perplexity", ("", "before", "after"), rows)
     counted = ", ".join(f"{name} {number(value)}" for name, value in metrics["counting"].items())
     if counted:
         out.print(f"counting alone on the held-out sequences: {counted}")
