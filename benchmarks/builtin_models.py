@@ -172,12 +172,13 @@ def ship(name: str, model: Model, work: Path) -> Path:
     metrics["choices"]["precision"] = ", then ".join(dict.fromkeys(each["precision"] for each in choices))
     metrics["choices"]["optimizer"] = ", then ".join(dict.fromkeys(OPTIMIZERS[each["optimizer"]] for each in choices))
     metrics["choices"]["learning_rate"] = max(each["learning_rate"] for each in choices)
-    metrics["sentences"] = []
+    sentences: list[str] = []
     for stretch, record in zip(model.stretches, records, strict=True):
         lines = [line.replace(f"{work}/", "stretch ").replace("/smaller", "") for line in record["sentences"]]
         if stretch.shrink != 1:
             lines.append(f"then weights made {stretch.shrink:g} times smaller, the function left as it was")
-        metrics["sentences"] += [line for line in lines if line not in metrics["sentences"]]
+        sentences += [line for line in lines if line not in sentences]
+    metrics["sentences"] = sentences
     history = []
     for before, stretch in enumerate(stretches):
         done = {key: sum(each[key] for each in records[:before]) for key in ("tokens", "steps", "minutes")}

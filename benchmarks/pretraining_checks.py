@@ -50,10 +50,10 @@ def interrupted(options: argparse.Namespace) -> None:
         running = subprocess.Popen(command, stdout=sys.stderr, start_new_session=True)
         while steps_done(killed) < step and running.poll() is None:
             time.sleep(0.2)
+        if running.poll() is not None:
+            sys.exit("It ended before it was killed.")
         os.killpg(running.pid, signal.SIGKILL)
         print(f"killed after step {steps_done(killed)}, exit code {running.wait()}", flush=True)
-        if running.returncode != -signal.SIGKILL:
-            sys.exit("It ended before it was killed.")
     plft("pretrain", *files, *budget, "--out", killed, "--resume")
     same = len({(each / "model.safetensors").read_bytes() for each in (whole, killed)}) == 1
     print(f"after {STEPS} steps the weights are {'bit-identical' if same else 'DIFFERENT'}")
@@ -104,7 +104,8 @@ def memory(options: argparse.Namespace) -> None:
         running = subprocess.Popen(command, stdout=sys.stderr, env=os.environ | {"PLFT_CACHE": str(store)})
         _, status, used = os.wait4(running.pid, 0)
         running.returncode, seconds = os.waitstatus_to_exitcode(status), time.monotonic() - began
-        print(f"{n_bytes:,} bytes: peak {used.ru_maxrss / 1000:,.0f} MB, {seconds:.0f} s, exit {running.returncode}")
+        peak = used.ru_maxrss * 1024 / 1e6
+        print(f"{n_bytes:,} bytes: peak {peak:,.0f} MB, {seconds:.0f} s, exit code {running.returncode}")
         shutil.rmtree(store)
 
 

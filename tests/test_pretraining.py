@@ -179,6 +179,22 @@ def test_a_budget_in_minutes_is_kept_even_where_a_step_takes_half_of_it(monkeypa
     assert state.global_step == 2
 
 
+def test_an_estimate_far_from_the_first_guess_moves_a_warm_up_into_decay_too(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("plft.budget.time.monotonic", lambda: now[0])
+    budget, control = Budget(minutes=10, decay_share=1, started=0.0, reserve=0, guess=6000), SimpleNamespace()
+    state = SimpleNamespace(global_step=0, max_steps=0)
+    budget.on_train_begin(None, state, control)
+    rates = []
+    while not getattr(control, "should_training_stop", False):
+        rates.append(budget.factor(state.global_step))
+        now[0] += 1  # 600 steps, not 6,000
+        state.global_step += 1
+        budget.on_step_end(None, state, control)
+    assert max(rates) > 0.9
+    assert rates.index(max(rates)) < 40
+
+
 def test_a_slow_first_step_after_an_interruption_does_not_end_the_stable_phase(monkeypatch):
     now = [0.0]
     monkeypatch.setattr("plft.budget.time.monotonic", lambda: now[0])
@@ -379,6 +395,8 @@ def test_a_finished_run_without_its_checkpoints_is_not_begun_again_by_resuming(t
     before = {file.name: file.read_bytes() for file in (tmp_path / "m").iterdir()}
     with pytest.raises(PlftError, match="is finished and its checkpoints are gone"):
         run_language_model(settings(corpus, steps=1), tmp_path / "m", resume=True)
+    with pytest.raises(PlftError, match="Give only one of them"):
+        run_language_model(settings(corpus, steps=1), tmp_path / "m", resume=True, overwrite=True)
     assert {file.name: file.read_bytes() for file in (tmp_path / "m").iterdir()} == before
 
 
@@ -467,6 +485,7 @@ def test_set_has_the_last_word(tmp_path, corpus):
     assert made.code == 0, made.err
     assert "1 steps" in made.out + made.err
     assert "before" not in made.out + made.err  # no table of perplexities where nothing is held out
+    assert "## Perplexity" not in (tmp_path / "m" / "README.md").read_text()
     assert "biases: false" in (tmp_path / "m" / "pretraining.yaml").read_text()
     lora = ["--method", "lora", "--set", "keep_adapter=true"]
     made = plft("adapt", corpus, "--model", str(tmp_path / "m"), *words, *lora, "--out", str(tmp_path / "adapted"))
@@ -617,18 +636,8 @@ def test_a_resumed_run_holds_out_what_it_began_with(tmp_path, corpus, monkeypatc
 @pytest.mark.slow
 def test_two_processes_end_where_one_with_twice_the_accumulation_does(tmp_path, corpus):
     """Through the command line, with gloo on the CPU, as `accelerate launch` runs it."""
-    common = [
-        "--arch",
-        "tiny-esm2",
-        "--steps",
-        "6",
-        "--crop",
-        "64",
-        "--batch-residues",
-        "256",
-        "--step-residues",
-        "1024",
-    ]
+    common = ["--arch", "tiny-esm2", "--steps", "6", "--crop", "64", "--precision", "fp32"]
+    common += ["--batch-residues", "256", "--step-residues", "1024"]
     script = Path(sys.executable).with_name("plft")
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--no-python", str(script)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}

@@ -141,3 +141,5 @@ class Budget(TrainerCallback, ExportableState):
             if step < self.decay_from or self.decay_from > total:
                 self.warmup, self.decay_from = self._parts(total)
                 self.decay_from = max(self.decay_from, step)
+            elif step < self.warmup:
+                self.warmup = self._parts(total)[0]

@@ -132,6 +132,8 @@ def check_out(config: LanguageModelConfig, out: Path, resume: bool, overwrite: b
 
     To resume, the settings have to be those that are there; to overwrite, the folder has to be one of ours.
     """
+    if resume and overwrite:
+        raise PlftError("--resume goes on with a model and --overwrite replaces it. Give only one of them.")
     check_place(out)
     kept = kept_config(out)
     if resume and kept is not None:
@@ -139,7 +141,9 @@ def check_out(config: LanguageModelConfig, out: Path, resume: bool, overwrite: b
         if names:
             raise PlftError(f"{out} was begun with other settings ({', '.join(names[:3])}). Resume with the same ones.")
         if (out / "metrics.json").exists() and last_checkpoint(out / "checkpoints") is None:
-            raise PlftError(f"{out} is finished and its checkpoints are gone. Pass --overwrite to train it anew.")
+            raise PlftError(
+                f"{out} is finished and its checkpoints are gone. Pass --overwrite instead, to train it anew."
+            )
         return
     if not out.exists() or not any(out.iterdir()):
         return

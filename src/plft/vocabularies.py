@@ -1,8 +1,8 @@
 """Tokenizers of every family, built offline with the published symbols in the published order.
 
 They are instances of the same tokenizer classes that published checkpoints load with, so that a scratch model and a
-downloaded one go through the same code; but for ESM-2's, which is a fast one here and gives the same tokens. The two
-that learn their pieces (byte-pair encoding) are trained on the spot.
+downloaded one go through the same code; but for ESM-2's, which is a fast one here, with the same tokens for the letters
+it knows. The two that learn their pieces (byte-pair encoding) are trained on the spot.
 """
 
 from __future__ import annotations
