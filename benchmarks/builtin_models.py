@@ -69,7 +69,7 @@ MODELS = {
             Stretch({"residues": 24_000_000, "seed": 1, "decay_share": 0.5, "optimizer": "adamw"}),
             Stretch({"minutes": 105, "seed": 2, "learning_rate": 1.5e-3, "decay_share": 0.5} | LATER, shrink=2.5),
             Stretch({"minutes": 50, "seed": 3, "learning_rate": 1.2e-3, "decay_share": 0, "crop": 256} | LATER),
-            Stretch({"minutes": 36, "seed": 4, "learning_rate": 1.2e-3, "decay_share": 0.9} | LATER),
+            Stretch({"minutes": 36, "seed": 4, "learning_rate": 1.2e-3, "decay_share": 0.9} | LATER, shrink=1.7),
         ),
     ),
     "dna": Model(
