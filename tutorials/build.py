@@ -275,7 +275,7 @@ TUTORIALS = """## Tutorials
 
 What the [tutorials](tutorials/index.md) reached, as `make tutorials` recorded it. Weights are all of the model and
 those that were trained; minutes are for training and testing on two CPU cores. Intervals are 95 % bootstrap intervals
-over test sequences. The rows with `builtin:protein` are of the version before its last stretch of training, those of
+over test sequences. The rows with `builtin:protein` are of the version before its last stretches of training, those of
 tutorial 4 from before Muon became the optimiser of new models.
 
 | data | train / test sequences | model | weights: all, trained | minutes | result | published |
