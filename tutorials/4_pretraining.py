@@ -52,8 +52,8 @@ if Path("crammed/curve.svg").exists():
 # also the residue before. A model that is not below them has learned nothing about proteins.
 #
 # What would more time give? `builtin:protein` was made by `plft pretrain` too, with a larger model and 15 % hidden. Its
-# card says: 15.2 after 8 minutes, 14.7 after 34, 13.9 after 145, 12.8 after 249 and 12.0 after 334, the last
-# 189 of them with Muon.
+# card says: 15.2 after 8 minutes, 14.7 after 34, 13.9 after 145, 12.8 after 249 and 11.9 after 375, the last
+# 230 of them with Muon.
 # Most is learned early, and the rest is expensive.
 
 # %% [markdown]
