@@ -172,7 +172,6 @@ def ship(name: str, model: Model, work: Path) -> Path:
     choices = [each["choices"] for each in records]
     metrics["choices"]["precision"] = ", then ".join(dict.fromkeys(each["precision"] for each in choices))
     metrics["choices"]["optimizer"] = ", then ".join(dict.fromkeys(OPTIMIZERS[each["optimizer"]] for each in choices))
-    metrics["choices"]["crop"] = choices[0]["crop"]  # as it is measured
     metrics["choices"]["learning_rate"] = max(each["learning_rate"] for each in choices)
     sentences: list[str] = []
     for stretch, record in zip(model.stretches, records, strict=True):
@@ -208,6 +207,7 @@ def measure(name: str, model: Model, data: Path, work: Path, folder: Path) -> No
         prepared = replace(prepared, choices=replace(prepared.choices, precision="fp32"))
         found = perplexities(prepared, 10**9)
         metrics["perplexity"]["after"] |= {part: found.pop("held_out"), **found}
+        metrics["choices"]["crop"] = prepared.choices.crop  # the last stretch may have had another
     if model.stretches[-1].settings.get("rate", RATE) != RATE:  # its own measurements do not belong on the curve
         last = {"tokens": metrics["tokens"], "seconds": 60 * metrics["minutes"]}
         with (folder / "history.jsonl").open("a") as history:
