@@ -90,7 +90,7 @@ def main() -> None:
     parser.add_argument("--only", choices=TASKS, action="append")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--pretrained", default="builtin:protein")
-    parser.add_argument("--scratch", default="scratch:esm2-6x160x5", help="the same shape")
+    parser.add_argument("--scratch", default="scratch:builtin:protein", help="the same shape")
     parser.add_argument("--at-once", type=int, default=2, help="runs side by side; each gets its share of the cores")
     options = parser.parse_args()
     options.runs.mkdir(parents=True, exist_ok=True)

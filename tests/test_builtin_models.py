@@ -12,7 +12,7 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from plft import perplexity
 from plft.apps.demonstration import EXAMPLES
-from plft.checkpoints import BUILTIN, builtin_shape, resolve
+from plft.checkpoints import BUILTIN, resolve
 
 MOST_BYTES = {"protein": 12_000_000, "dna": 6_000_000}
 # the first bases of phage lambda and of the lacZ gene of E. coli, as everybody who sequences knows them
@@ -50,13 +50,27 @@ def test_transformers_loads_it_without_our_help(name):
     assert torch.isfinite(logits).all()
 
 
-def test_it_is_a_backbone_of_the_shape_it_names(name):
-    pretrained, scratch = resolve(f"builtin:{name}"), resolve(builtin_shape(name))
-    assert pretrained.family.name == scratch.family.name
-    shapes = [
-        {key: each.shape for key, each in found.load_backbone().state_dict().items()} for found in (pretrained, scratch)
-    ]
-    assert shapes[0] == shapes[1]
+def test_the_same_shape_with_random_weights(name):
+    pretrained, config = resolve(f"builtin:{name}"), resolve(f"builtin:{name}").config
+    shape = f"esm2-{config.num_hidden_layers}x{config.hidden_size}x{config.num_attention_heads}"
+    spelled_out = shape if name == "protein" else "dna-1m"
+    scratch, expected = (resolve(f"scratch:{each}", seed=3) for each in (f"builtin:{name}", spelled_out))
+    assert scratch.family.name == expected.family.name == pretrained.family.name
+    assert scratch.tokenizer.get_vocab() == pretrained.tokenizer.get_vocab()
+    assert scratch.is_scratch
+    assert scratch.sha256 is None
+    weights = [found.load_backbone().state_dict() for found in (scratch, expected)]
+    assert weights[0].keys() == weights[1].keys()
+    assert all(torch.equal(each, weights[1][key]) for key, each in weights[0].items())
+
+
+def test_the_shape_of_a_folder_with_random_weights(name):
+    folder = resolve(f"builtin:{name}").folder
+    loaded, scratch = (resolve(each).load_backbone() for each in (str(folder), f"scratch:{folder}"))
+    matrices = [found.encoder.layer[0].attention.self.query.weight for found in (loaded, scratch)]
+    assert matrices[0].shape == matrices[1].shape
+    assert not torch.allclose(*matrices)
+    assert float(matrices[1].detach().std()) == pytest.approx(0.02, rel=0.1)
 
 
 @pytest.mark.parametrize(("name", "natural"), [("protein", list(EXAMPLES.values())), ("dna", GENES)])

@@ -161,10 +161,15 @@ def resolve(
     """Return the checkpoint that a name stands for, without loading weights.
 
     name: `scratch:NAME`, `builtin:NAME`, a local folder, a short name or a hub id; the last two take `@revision`.
+    After `scratch:` comes an architecture, or a built-in model or a folder (with a slash) whose shape and tokenizer
+    are taken, and not its weights.
     sequences: train the tokenizer of a scratch model that learns its pieces.  seed: of a scratch model's weights.
     Raises PlftError for names that are not known, folders and repositories that hold no usable model, and no network.
     """
     if name.startswith("scratch:"):
+        shape = name.removeprefix("scratch:")
+        if shape.startswith("builtin:") or ("/" in shape and Path(shape).expanduser().is_dir()):
+            return _without_its_weights(name, resolve(shape, trust_remote_code=trust_remote_code), seed)
         return _from_scratch(name, sequences, seed)
     if name.startswith("builtin:"):
         return _from_builtin(name)
@@ -178,10 +183,10 @@ def _from_scratch(name: str, sequences: Iterable[str] | None, seed: int) -> Chec
     return _assemble(Checkpoint(name, *_recognised(name, tokenizer, config), is_scratch=True, seed=seed))
 
 
-def builtin_shape(name: str) -> str:
-    """The `scratch:` name of the shape that a built-in model was trained in, for comparisons with random weights."""
-    card = Path(__file__).parent / "builtin" / look_up("built-in model", name, BUILTIN) / "metrics.json"
-    return str(json.loads(card.read_text(encoding="utf-8"))["model"]["name"])
+def _without_its_weights(name: str, checkpoint: Checkpoint, seed: int) -> Checkpoint:
+    config = copy.deepcopy(checkpoint.config)
+    config.dtype = None  # the weights to come are drawn in fp32, whatever those in the folder are
+    return replace(checkpoint, name=name, config=config, folder=None, is_scratch=True, seed=seed)
 
 
 def _from_builtin(name: str) -> Checkpoint:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from plft.builtin.demo import DEMO_NOTE, LABELS, write_demo
-from plft.checkpoints import builtin_shape
 from plft.config import RunConfig, make_config
 from plft.errors import look_up
 from plft.metrics import METRICS
@@ -36,7 +35,7 @@ class Trial:
 def trials() -> tuple[Trial, ...]:
     """Random weights of the same shape, the pretrained model with its head alone, and with LoRA: the main one last."""
     return (
-        Trial("random weights, all of them trained", builtin_shape("protein"), "full", "-scratch"),
+        Trial("random weights, all of them trained", f"scratch:{PRETRAINED}", "full", "-scratch"),
         Trial("pretrained, the head alone", PRETRAINED, "head", "-head"),
         Trial("pretrained, LoRA", PRETRAINED, "lora"),
     )
