@@ -18,6 +18,7 @@ from transformers.trainer_callback import ExportableState
 SETTLE = 20  # steps before the first estimate: the first ones are slower
 WINDOW = 64  # steps that the speed is measured over
 LOOKS = 10  # evaluations on held-out sequences along the way
+LOOK = 60_000  # tokens read in each of them, at most
 UNKNOWN = 10_000_000  # steps, as long as a budget in minutes has not been estimated
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from plft.budget import LOOK
 from plft.config import read_yaml
 from plft.language_models import AUTO_CLASSES
 from plft.optimizers import OPTIMIZERS
@@ -51,6 +52,7 @@ def write_language_card(folder: Path, name: str = "") -> Path:
         "perplexity": _perplexity(metrics),
         "meaning": MEANING[metrics["objective"]].format(rate=settings["rate"], crop=metrics["choices"]["crop"]),
         "curve": [(f"{row['tokens']:,}", f"{row['seconds'] / 60:.1f}", f"{row['perplexity']:.2f}") for row in curve],
+        "look": f"{LOOK:,}",
         "files": list(metrics["data"]["files"].items()),
         "sentences": metrics["sentences"],
         "model_in_shell": shlex.quote(name or folder.name),

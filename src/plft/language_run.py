@@ -17,7 +17,7 @@ from accelerate.utils import parse_flag_from_env
 from transformers import TrainerCallback, set_seed
 
 from plft.attention import can_pack
-from plft.budget import Budget
+from plft.budget import LOOK, Budget
 from plft.checkpoints import quiet_transformers
 from plft.config import LanguageModelConfig, language_model_config, read_yaml, to_yaml
 from plft.errors import PlftError
@@ -33,7 +33,6 @@ from plft.together import most_workers, train_together
 from plft.training import check_tracker, has_accelerator, last_checkpoint, leave_process_group
 
 FIRST_LOOK = 4000  # held-out tokens read to see how long it takes
-LOOK = 60_000  # on the way
 FINAL_LOOK = 600_000  # before and after
 SAVING = 15  # seconds kept for counting and saving at the end
 OWN_FILES = (

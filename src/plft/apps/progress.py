@@ -8,6 +8,7 @@ from rich.progress import Progress
 from transformers import TrainerCallback
 
 from plft import console
+from plft.budget import LOOK
 
 
 class TrainingProgress(TrainerCallback):
@@ -58,7 +59,8 @@ class PretrainingProgress(TrainingProgress):
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float], **kwargs: Any) -> None:
         """Print the line of this evaluation."""
         if "eval_perplexity" in metrics:
-            console.say(f"step {state.global_step:,}: held-out perplexity {metrics['eval_perplexity']:.2f}")
+            value = f"{metrics['eval_perplexity']:.2f}"
+            console.say(f"step {state.global_step:,}: held-out perplexity {value}, of at most {LOOK:,} tokens")
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Take the bar away."""
