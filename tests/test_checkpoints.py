@@ -257,6 +257,8 @@ def test_wrong_weights_are_one_clear_line(case, spoiled):
         ("some/where/deep", "is not a folder"),
         ("builtin:rna", "Unknown built-in model 'rna'. Known: protein, dna."),
         ("scratch:", "Unknown scratch model"),
+        ("scratch:builtin:rna", "Unknown built-in model 'rna'. Known: protein, dna."),
+        ("scratch:./missing", "'./missing' is not a folder"),
         ("", "Unknown model ''"),
     ],
 )
@@ -279,3 +281,7 @@ def test_code_of_a_folder_runs_only_with_consent(spoiled):
     checkpoint = resolve(str(spoiled), trust_remote_code=True)
     assert checkpoint.trust_remote_code
     assert type(checkpoint.load_backbone()).__name__ == "OwnModel"
+    with pytest.raises(PlftError, match="if you trust it pass --trust-remote-code"):
+        resolve(f"scratch:{spoiled}")
+    fresh = resolve(f"scratch:{spoiled}", trust_remote_code=True)
+    assert type(fresh.load_backbone()).__name__ == "OwnModel"

@@ -168,8 +168,13 @@ def resolve(
     """
     if name.startswith("scratch:"):
         shape = name.removeprefix("scratch:")
-        if shape.startswith("builtin:") or ("/" in shape and Path(shape).expanduser().is_dir()):
-            return _without_its_weights(name, resolve(shape, trust_remote_code=trust_remote_code), seed)
+        if shape.startswith("builtin:"):
+            return _without_its_weights(name, _from_builtin(shape), seed)
+        if "/" in shape:
+            folder = Path(shape).expanduser()
+            if not folder.is_dir():
+                raise PlftError(f"{name}: '{shape}' is not a folder. Give one that holds config.json and a tokenizer.")
+            return _without_its_weights(name, _from_folder(name, folder, trust_remote_code), seed)
         return _from_scratch(name, sequences, seed)
     if name.startswith("builtin:"):
         return _from_builtin(name)
@@ -392,7 +397,8 @@ def _fresh(checkpoint: Checkpoint, seed: int) -> Any:
     config = checkpoint.config
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return _trimmed(_auto_class(config).from_config(_for_backbone(config), **_options(config)))
+        options = {"trust_remote_code": checkpoint.trust_remote_code, **_options(config)}
+        return _trimmed(_auto_class(config).from_config(_for_backbone(config), **options))
 
 
 def _load(folder: Path, checkpoint: Checkpoint, dtype: torch.dtype, quantization_config: Any) -> nn.Module:
