@@ -260,6 +260,10 @@ def test_a_run_lowers_perplexity_and_leaves_a_folder_that_transformers_loads(tmp
     card = (tmp_path / "m" / "README.md").read_text()
     assert "proteins.fasta" in card
     assert metrics["data"]["files"]["proteins.fasta"] in card
+    assert "a sample of at most 60,000 held-out tokens" in card
+    rows = [line for line in card.splitlines() if line.count("|") == 4]
+    assert f"| {metrics['tokens']:,} |" in rows[-1]
+    assert rows[-1].endswith(f"| {after:.2f} |")  # the last row of the curve is measured as the table above it
     assert "<svg" in (tmp_path / "m" / "curve.svg").read_text()
 
 
