@@ -23,28 +23,35 @@ def ngram_perplexities(train: Part, held_out: Part, is_special: np.ndarray) -> d
     one to every count.  is_special: (vocabulary,) bool, symbols that are not scored.  With more than `MOST_SYMBOLS`
     only unigrams are counted.
     """
+    n = len(is_special)
     single, pairs = _counts(train, is_special)
-    tokens, seen = _counts(held_out, is_special)
-    total = tokens.sum()
+    n_seen = max(1, int((single > 0).sum()))
+    log_single = np.log((single + 1) / (single.sum() + n_seen))
+    log_left = np.log(pairs.sum(1, dtype=np.int64) + n_seen)
+    total, sum_single, sum_pair = 0, 0.0, 0.0
+    for tokens, left in _groups(held_out, n):
+        scored = ~is_special[tokens]
+        tokens, left = tokens[scored], left[scored]
+        total += len(tokens)
+        sum_single += float(log_single[tokens].sum())
+        if len(pairs):
+            sum_pair += float((np.log(pairs[left, tokens] + 1.0) - log_left[left]).sum())
     if not total:
         return {}
-    n_seen = max(1, int((single > 0).sum()))
-    found = {"unigram": math.exp(-float((tokens * np.log((single + 1) / (single.sum() + n_seen))).sum() / total))}
-    if len(pairs):
-        log_pair = np.log((pairs + 1) / (pairs.sum(1, keepdims=True) + n_seen))
-        found["bigram"] = math.exp(-float((seen * log_pair).sum() / total))
-    return found
+    found = {"unigram": math.exp(-sum_single / total)}
+    return found | {"bigram": math.exp(-sum_pair / total)} if len(pairs) else found
 
 
 def _counts(part: Part, is_special: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Counts of tokens (symbols,) and of pairs (symbols + 1, symbols), whose last row is the start of an entry."""
     n = len(is_special)
     with_pairs = n <= MOST_SYMBOLS
-    single, pairs = np.zeros(n, np.int64), np.zeros((n + 1) * n if with_pairs else 0, np.int64)
+    single, pairs = np.zeros(n, np.int64), np.zeros((n + 1) * n if with_pairs else 0, np.int32)
     for tokens, left in _groups(part, n):
         single += np.bincount(tokens, minlength=n)
         if with_pairs:
-            pairs += np.bincount(left * n + tokens, minlength=len(pairs))
+            found, times = np.unique(left * n + tokens, return_counts=True)
+            pairs[found] += times.astype(np.int32)
     single[is_special] = 0
     table = pairs.reshape(-1, n)
     table[:, is_special] = 0
