@@ -19,6 +19,7 @@ from transformers import (
 import tiny
 from plft.checkpoints import resolve
 from plft.errors import PlftError
+from plft.language_models import load_language_model
 from plft.scratch import ARCHITECTURES
 
 
@@ -285,3 +286,8 @@ def test_code_of_a_folder_runs_only_with_consent(spoiled):
         resolve(f"scratch:{spoiled}")
     fresh = resolve(f"scratch:{spoiled}", trust_remote_code=True)
     assert type(fresh.load_backbone()).__name__ == "OwnModel"
+    head = "from transformers import EsmForMaskedLM\nclass OwnHead(EsmForMaskedLM):\n    pass\n"
+    (spoiled / "own.py").write_text((spoiled / "own.py").read_text() + head)
+    change_config(spoiled, auto_map={"AutoModel": "own.OwnModel", "AutoModelForMaskedLM": "own.OwnHead"})
+    fresh = resolve(f"scratch:{spoiled}", trust_remote_code=True)
+    assert type(load_language_model(fresh)).__name__ == "OwnHead"

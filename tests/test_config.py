@@ -66,3 +66,15 @@ def test_a_model_that_is_named_again_on_resume_is_the_same_one(record: Path) -> 
     for name in ("some/model", "some/model@main"):
         assert merged(record, flags(name), None, [], resumed=True) == RECORDED
     assert merged(record, flags("another/model"), None, [], resumed=True)["model"]["name"] == "another/model"
+
+
+def test_what_is_varied_is_chosen_anew_for_each_value(record: Path) -> None:
+    values = merged(record, flags(), None, ["data.max_residues=300"], varied=(("model", "name"), ("tuning", "method")))
+    assert values["training"] == without("training", "learning_rate", "batch_residues")
+    assert values["model"] == without("model", "revision")
+    assert values["data"]["max_residues"] == 300
+
+
+@pytest.mark.parametrize(("given", "kept"), [(999, "999"), (-1.5, "-1.5"), ("NA", "NA"), (None, None)])
+def test_a_sentinel_may_be_a_number(given: object, kept: object) -> None:
+    assert make_config({"data": {"file": "a.csv", "missing": given}}).data.missing == kept

@@ -98,6 +98,20 @@ def test_overlapping_kmers_are_masked_in_runs_so_that_neighbours_give_nothing_aw
     assert min(len(run) for run in runs[1:-1]) >= 3
 
 
+def test_masked_kmers_hide_a_letter_also_at_the_ends_of_a_crop():
+    symbols, k = Symbols.of(tiny.checkpoint("dnabert")), 3
+    tokens = tokens_of("dnabert", 40)[1:-1]  # a crop from within a sequence
+    at_start = []
+    for seed in range(3000):
+        chosen = mask_tokens(tokens, symbols, 0.1, np.random.default_rng(seed)).targets != NOTHING
+        seen = np.zeros(len(tokens) + k - 1, dtype=bool)
+        for at in np.flatnonzero(~chosen):
+            seen[at : at + k] = True
+        assert not any(seen[at : at + k].all() for at in np.flatnonzero(chosen))
+        at_start.append(chosen[:2])
+    assert abs(np.mean(at_start) - 0.1) < 0.02
+
+
 def test_the_same_number_gives_the_same_masks():
     symbols, tokens = Symbols.of(tiny.checkpoint("esm2")), tokens_of("esm2", 100)
     first, again = (mask_tokens(tokens, symbols, 0.15, np.random.Generator(np.random.Philox(key=5))) for _ in range(2))
@@ -179,6 +193,16 @@ def test_the_loss_of_span_corruption_is_that_of_transformers_alone():
         logits = model(input_ids=torch.from_numpy(crop.ids)[None], decoder_input_ids=asked).logits
         reference += F.cross_entropy(logits[0], answers[0], ignore_index=NOTHING, reduction="sum").item()
     assert LanguageModelTask(model)(**pad(crops, 0)).item() == pytest.approx(reference, rel=1e-5)
+
+
+def test_a_backbone_that_returns_a_tuple_has_the_same_loss():
+    checkpoint = tiny.checkpoint("dnabert")
+    model = load_language_model(checkpoint).eval()
+    crop = mask_tokens(tokens_of("dnabert", 60), Symbols.of(checkpoint), 0.3, np.random.default_rng(0))
+    losses = []
+    for model.config.return_dict in (True, False):
+        losses.append(float(LanguageModelTask(model)(**pad([crop], checkpoint.residue_tokenizer.pad_token_id))))
+    assert losses[0] == losses[1] > 0
 
 
 def test_the_head_sees_only_predicted_positions():

@@ -200,6 +200,12 @@ def test_few_sequences_are_scored_exactly_and_many_in_one_pass(monkeypatch):
         assert (method, [each.id for each in again]) == (expected, [f"s{at}" for at in range(n)])
 
 
+def test_a_hard_limit_is_counted_for_what_is_read(monkeypatch):
+    family = replace(tiny.checkpoint("esm2").family, max_tokens=6)
+    monkeypatch.setattr(perplexity, "EXACT_TOKENS", 50)
+    assert choose_method(family, None, records("MKTAY" * 10))[0] == "exact"  # six copies of six tokens
+
+
 @pytest.mark.parametrize(("family", "method"), [("prott5", "one-pass"), ("dnabert", "one-pass"), ("esm2", "fast")])
 def test_a_method_that_a_family_does_not_have_is_named(family, method):
     with pytest.raises(PlftError, match=f"is not scored with method '{method}'. Methods for it: exact"):

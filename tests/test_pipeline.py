@@ -26,7 +26,7 @@ from plft.apps.failures import unforeseen
 from plft.errors import PlftError
 from plft.evaluation import evaluate
 from plft.labels import TaskType
-from plft.pipeline import train
+from plft.pipeline import columns_of, train
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +108,17 @@ def test_two_runs_with_the_same_head_object_do_not_share_its_weights(tmp_path: P
     assert torch.equal(head.linear.weight, before)
 
 
+def test_split_refuses_what_it_cannot_write_before_it_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr("plft.splits.assign_splits", never)
+    (tmp_path / "a.fasta").write_text(">a\nMKTA\n>b\nMKTC\n>c\nMKTD\n")
+    done = plft("split", str(tmp_path / "a.fasta"), "-o", str(tmp_path / "b.fasta"))
+    assert done.code == 1
+    assert "'.fasta'" in done.err
+
+
 def test_split_takes_rows_whose_keys_differ(tmp_path: Path) -> None:
     rows = [
         {"sequence": f"ACDEFGHIKL{letter}", "label": "ab"[at % 2]} for at, letter in enumerate("ACDEFGHIKLMNPQRSTVWY")
@@ -126,6 +137,39 @@ def test_a_mistyped_run_folder_is_not_taken_for_a_model_name(tmp_path: Path, mon
         done = plft("predict", name, "new.fasta", "-o", "out.csv")
         assert done.code == 1
         assert f"There is no run folder '{name}'" in done.err
+
+
+def test_a_bad_record_at_the_end_is_told_before_the_work_is_done(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "new.csv").write_text("id,sequence\n" + "a,MKTAYIAK\n" * 300 + "last,\n")
+    computed: list[int] = []
+    for answer in (library.predict, library.embed):
+        with pytest.raises(PlftError, match=r"row 301 \(id last\): has no sequence"):
+            answer(finished, tmp_path / "new.csv", tmp_path / "out.csv", each_batch=computed.append)
+    assert not computed
+
+
+def test_label_columns_named_in_another_order_are_those_of_the_run(tmp_path: Path) -> None:
+    pick = np.random.default_rng(0)
+    names, rows = ("zinc", "iron"), []
+    for at in range(24):
+        sequence = "".join(pick.choice(list("ACDEFGHIKLMNPQRSTVWY"), 12))
+        rows.append(f"{sequence},{at / 10},{100 - at},{'train' if at < 16 else 'valid' if at < 20 else 'test'}")
+    data = tmp_path / "data.csv"
+    data.write_text("\n".join(["sequence,zinc,iron,split", *rows]) + "\n")
+    settings = {"task": "seq_regression", "data": {"label_column": list(names)}, "training": {"max_steps": 1}}
+    run = train(small_run.config(data, **settings), tmp_path / "run").path
+    expected = evaluate(run, data)["metrics"]
+    for model in (run, run / "model"):  # the model alone knows the names too
+        for given in (None, names, names[::-1]):
+            assert evaluate(model, data, columns=columns_of(model, labels=given))["metrics"] == expected, (model, given)
+
+
+def test_the_report_names_a_head_of_ones_own(tmp_path: Path) -> None:
+    data = small_run.write_table(tmp_path / "data.csv")
+    run = train(small_run.config(data, training={"max_steps": 1}), tmp_path / "run", head=Scale(32))
+    assert "Scale" in (run.path / "report.html").read_text()
 
 
 def test_prediction_says_how_many_letters_it_mapped(finished: Path, tmp_path: Path) -> None:

@@ -222,6 +222,19 @@ def test_a_budget_keeps_in_a_checkpoint_what_it_decided():
     assert again.factor(100) == budget.factor(100)
 
 
+def test_a_first_estimate_that_is_far_too_low_does_not_end_the_run(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("plft.budget.time.monotonic", lambda: now[0])
+    budget, control = Budget(minutes=10, started=0.0, reserve=0, guess=5), SimpleNamespace(should_training_stop=False)
+    state = SimpleNamespace(global_step=0, max_steps=5)
+    budget.on_train_begin(None, state, control)
+    while not control.should_training_stop:
+        now[0] += 20
+        state.global_step += 1
+        budget.on_step_end(None, state, control)
+    assert now[0] == pytest.approx(600, abs=40)
+
+
 # -- counting ----------------------------------------------------------------------------------------------------------
 
 
@@ -233,6 +246,33 @@ def test_counted_perplexities_are_those_worked_out_by_hand(tmp_path):
     # counts A 3, C 1, two symbols seen; A comes first once, after A come A twice and C once
     assert found["unigram"] == pytest.approx(math.exp(-(math.log(4 / 6) + math.log(2 / 6)) / 2))
     assert found["bigram"] == pytest.approx(math.exp(-(math.log(2 / 3) + math.log(2 / 5)) / 2))
+
+
+def test_a_causal_model_is_judged_by_residues_as_counting_is(tmp_path):
+    checkpoint = tiny.checkpoint("mistral-dna")
+    tokenizer, symbols = checkpoint.residue_tokenizer, Symbols.of(checkpoint)
+    store = tokenise([Path(write(tmp_path / "d.fasta", ["ACGTTGCA" * 4]))], tokenizer, tmp_path)
+    recipe = Recipe(OBJECTIVES["causal"], symbols, 0.15, 200)
+    crops = Crops(Part(store), tokenizer, 64, 0)
+    recipes, rows = (recipe, replace(recipe, measures=True)), crops.table(np.arange(1))
+    learned, judged = (each.batch(crops, rows)["labels"] for each in recipes)
+    end = checkpoint.tokenizer.sep_token_id
+    assert int((learned == end).sum()) == 1
+    assert not symbols.is_special[judged[judged != NOTHING].numpy()].any()
+    assert torch.equal(learned[learned != end], judged[learned != end])
+
+
+def test_pieces_are_learned_from_letters_as_the_model_reads_them():
+    rna = resolve("scratch:mistral-dna-1m", sequences=["ACGUUGCAACGGU" * 50])
+    assert rna.family.alphabet == "dna"
+    assert not any("U" in piece for piece in rna.tokenizer.get_vocab() if not piece.startswith("["))
+
+
+def test_a_rank_without_lora_is_refused(tmp_path):
+    words = ["--model", "scratch:tiny-esm2", "--rank", "4", "--steps", "1", "-o", str(tmp_path / "o")]
+    done = plft("adapt", "a.fasta", *words)
+    assert done.code == 1
+    assert "--rank 4 has no effect with --method full" in done.err
 
 
 # -- runs --------------------------------------------------------------------------------------------------------------

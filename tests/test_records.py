@@ -183,9 +183,10 @@ def test_fasta_is_read_whatever_the_sequence_column_is_called(write):
     assert read(write("d.fasta", FASTA), Columns(sequence="protein", id="accession"))[0].sequence == "MKTV"
 
 
-def test_a_stop_is_removed_only_where_residue_labels_fit_without_it(write):
+def test_a_stop_at_the_end_is_removed_unless_residue_labels_fit_with_it(write):
     path = write("d.csv", "sequence,label\nMKT*,HEC\nMKT*,HECC\nMKT*,yes|no\n")
-    assert [each.sequence for each in read(path)] == ["MKT", "MKT*", "MKT*"]
+    assert [each.sequence for each in read(path)] == ["MKT", "MKT*", "MKT"]
+    assert [each.sequence for each in read(path, labelled=False)] == ["MKT"] * 3
 
 
 def test_reading_is_a_stream(write):
@@ -215,6 +216,24 @@ def test_a_folder_of_three_files_is_read_train_first(write, tmp_path):
         ("test", "test.csv.gz"),
         ("test_hard", "test_hard.csv"),
     ]
+
+
+def test_a_file_that_is_named_replaces_that_of_the_folder(write, tmp_path):
+    for name, letters in {"train": "MKTA", "valid": "MKTC", "test": "MKTD", "test_hard": "MKTE"}.items():
+        write(f"folder/{name}.csv", f"sequence,label\n{letters},1\n")
+    outside = write("outside.csv", "sequence,label\nMKTF,1\n")
+    found = {each.split: each.sequence for each in load_data(tmp_path / "folder", test=outside)}
+    assert found == {"train": "MKTA", "valid": "MKTC", "test_hard": "MKTE", "test": "MKTF"}
+    with pytest.raises(PlftError, match="No such file"):
+        load_data(tmp_path / "folder", valid=tmp_path / "nope.csv")
+
+
+def test_a_column_of_weights_or_masks_can_be_something_else(write):
+    path = write("d.csv", 'sequence,label,weight,mask\nMKTA,1,"45,321",x\n')
+    with pytest.raises(PlftError, match="the mask 'x' may hold only 0 and 1"):
+        read(path)
+    for records in (read(path, labelled=False), read(path, Columns(mask=None, weight=None))):
+        assert (records[0].mask, records[0].weight) == (None, None)
 
 
 def test_a_folder_with_longer_file_names_is_understood(write, tmp_path):

@@ -19,12 +19,12 @@ from transformers import TrainerCallback
 import plft.search
 import small_run
 from commandline import plft as run_plft
-from plft.config import RunConfig
+from plft.config import RunConfig, make_config
 from plft.errors import PlftError
 from plft.labels import TaskType
 from plft.pipeline import train
 from plft.search import Budget, tune
-from plft.search_space import SPACE, search_space, value_of
+from plft.search_space import SPACE, search_space, value_of, with_settings
 from plft.trials import Asked, Trial, Trials
 
 pytest.importorskip("optuna")
@@ -447,14 +447,39 @@ def test_the_command_prints_the_space_first_and_the_next_command_last(tmp_path: 
 
 @pytest.mark.parametrize("method", ["head", "last-1", "lora", "dora", "ia3", "adapter", "full"])
 def test_every_row_of_the_space_is_a_setting_with_its_default_inside(data: Path, method: str) -> None:
-    config = small_run.config(data, tuning={"method": method}, training={"learning_rate": 1e-3, "batch_residues": 500})
-    space = search_space((), config, config)
+    settings = {"tuning": {"method": method}, "training": {"learning_rate": 1e-3, "batch_residues": 500}}
+    config, default = small_run.config(data, tuning={"method": method}), small_run.config(data, **settings)
+    space = search_space((), config, default)
     for each in space:
-        assert each.holds(value_of(config, each.key)), each
-        assert search_space([each.key], config, config) == [each]
+        assert each.holds(value_of(default, each.key)), each
+        assert search_space([each.key], config, default) == [each]
     keys = {each.key for each in space}
     rows = {row.key for row in SPACE.values() if not row.methods or method in row.methods}
     assert keys == rows
+
+
+def test_what_the_user_sets_is_not_searched_and_heads_that_ignore_it_are_left_out(data: Path) -> None:
+    default = small_run.config(data, training={"learning_rate": 1e-3, "batch_residues": 500})
+    free = {each.key: each for each in search_space((), small_run.config(data), default)}
+    config = small_run.config(data, model={"head_layers": 2}, training={"learning_rate": 1e-4})
+    space = {each.key: each for each in search_space((), config, default, fixed=["model.head_dropout"])}
+    assert free.keys() - space.keys() == {"training.learning_rate", "model.head_dropout"}
+    assert set(space["model.head"].values) == {"mlp", "cnn"}
+    assert set(free["model.head"].values) == {"mlp", "cnn", "linear"}
+    fixed = [row.key for row in SPACE.values()]
+    with pytest.raises(PlftError, match="Name what to search"):
+        search_space((), config, default, fixed)
+
+
+def test_around_a_run_everything_is_searched_and_another_head_gets_its_own_pooling_and_layers(data: Path) -> None:
+    values = small_run.config(data, model={"head": "mlp", "pooling": "mean", "head_layers": 1}).model_dump()
+    values["training"] |= {"learning_rate": 1e-3, "batch_residues": 500}
+    record = make_config(values)
+    assert {"training.learning_rate", "model.head"} <= {each.key for each in search_space((), record, record)}
+    same = with_settings(record, {"model.head": "mlp"}).model
+    assert (same.head, same.pooling, same.head_layers) == ("mlp", "mean", 1)
+    other = with_settings(record, {"model.head": "linear"}).model
+    assert (other.head, other.pooling, other.head_layers) == ("linear", None, None)
 
 
 def test_ranges_of_tenfold_or_more_are_logarithmic(data: Path) -> None:

@@ -132,6 +132,14 @@ def test_a_share_of_zero_makes_no_such_part():
     assert counts(assign_splits(made(50), task=CLASSES, test=0.0).records) == {"train": 45, "valid": 5}
 
 
+def test_the_only_sequence_of_a_class_stays_in_train_where_another_can_go():
+    records = made(4, label=lambda row: "rare" if row == 1 else "common")
+    for seed in range(5):
+        found = assign_splits(records, task=CLASSES, seed=seed).records
+        assert {each.split for each in found} == {"train", "valid", "test"}
+        assert {each.label for each in found if each.split == "train"} == {"rare", "common"}
+
+
 @pytest.mark.parametrize("n", range(3, 12))
 def test_no_part_is_empty_however_few_the_sequences(n):
     assert set(counts(assign_splits(made(n), task=CLASSES).records)) == {"train", "valid", "test"}

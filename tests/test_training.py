@@ -92,7 +92,9 @@ def test_history_holds_each_evaluation_once(killed: Path) -> None:
 
 
 def test_a_checkpoint_that_was_not_written_to_its_end_is_passed_over(tmp_path: Path) -> None:
-    for name, state in (("checkpoint-9", '{"step": 9}'), ("checkpoint-10", '{"ste'), ("checkpoint-11", None)):
+    put_aside = ("checkpoint-12.bak", '{"step": 12}')
+    written = (("checkpoint-9", '{"step": 9}'), ("checkpoint-10", '{"ste'), ("checkpoint-11", None), put_aside)
+    for name, state in written:
         (tmp_path / name).mkdir()
         if state is not None:
             (tmp_path / name / "trainer_state.json").write_text(state)

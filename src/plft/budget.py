@@ -132,7 +132,8 @@ class Budget(TrainerCallback, ExportableState):
         the first step is slow, and one estimate that is far too low would have the learning rate fall for good.
         """
         left, gaps = self.left, [b - a for a, b in pairwise(self.step_ends)]
-        if left > 0 and len(gaps) < SETTLE and left > 0.8 * self.left_at_begin:
+        is_early = len(gaps) < SETTLE and left > 0.8 * self.left_at_begin
+        if left > 0 and is_early and step < self.total:
             return
         gaps = sorted(gaps[1:] if 1 < len(gaps) < WINDOW else gaps)
         middle = gaps[len(gaps) // 8 : max(len(gaps) // 8 + 1, len(gaps) * 7 // 8)]

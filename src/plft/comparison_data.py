@@ -69,8 +69,9 @@ class DataSet:
     def _row(self, record: Record, at: int) -> dict[str, Any]:
         names = self.config.columns
         labels = record.label if isinstance(record.label, tuple) else (record.label,)
-        row: dict[str, Any] = {names.id: record.id, names.sequence: record.sequence, names.mask: record.mask}
-        row |= dict(zip(names.labels, labels, strict=True)) | {names.weight: record.weight, **record.extra}
+        row: dict[str, Any] = {names.id: record.id, names.sequence: record.sequence}
+        row |= {name: each for name, each in ((names.mask, record.mask), (names.weight, record.weight)) if name}
+        row |= {**dict(zip(names.labels, labels, strict=True)), **record.extra}
         row |= {split_column(fold): split[at] for fold, split in zip(self.parts, self.splits, strict=True)}
         return {name: value for name, value in row.items() if value is not None}
 

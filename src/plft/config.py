@@ -7,7 +7,7 @@ help texts and the JSON schema come.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -42,8 +42,10 @@ class DataConfig(Section):
     )
     id_column: Name = Field("id", description="column of the identifiers")
     split_column: Name = Field("split", description="column that says train, valid or test")
-    mask_column: Name = Field("mask", description="column of per-residue masks: 0 is neither learned from nor scored")
-    weight_column: Name = Field("weight", description="column of sequence weights in the loss")
+    mask_column: Name | None = Field(
+        "mask", description="column of per-residue masks: 0 is neither learned from nor scored; null: none"
+    )
+    weight_column: Name | None = Field("weight", description="column of sequence weights in the loss; null: none")
     extra_columns: list[Name] = Field([], description="columns handed to a head of your own as keyword arguments")
     missing: str | None = Field(None, description="sentinel of a missing label, for example 999")
     unknown_letters: Literal["map", "error", "drop"] = Field(
@@ -56,6 +58,12 @@ class DataConfig(Section):
         None,
         description="longest input in residues; a longer sequence loses its end, or becomes windows in residue tasks",
     )
+
+    @field_validator("missing", mode="before")
+    @classmethod
+    def _as_text(cls, value: Any) -> Any:
+        """A number in YAML is meant as the cell holds it."""
+        return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
 
     @property
     def columns(self) -> Columns:
@@ -398,10 +406,12 @@ def merged(
     task: str | None,
     assignments: list[str],
     resumed: bool = False,
+    varied: Collection[tuple[str, str]] = (),
 ) -> dict[str, Any]:
     """The values of a file, with flags (None is not given) and then `--set` laid over them.
 
     resumed: the file is of the run that goes on, so a model that is named again is the same, revision included.
+    varied: settings that get several values later, so that nothing in a run's record that follows from them holds.
     """
     values = load_config(source) if source is not None else {}
     given = {name: {key: each for key, each in flag.items() if each is not None} for name, flag in flags.items()}
@@ -410,7 +420,7 @@ def merged(
         del given["model"]["name"]
     chosen = set_values({name: flag for name, flag in given.items() if flag}, assignments)
     if is_record(values) and not resumed:
-        values = without_followers(values, chosen)
+        values = without_followers(values, chosen, varied)
     for name, each in chosen.items():
         values[name] = {**(values.get(name) or {}), **each} if isinstance(each, dict) else each
     if task is not None:
@@ -423,15 +433,17 @@ def is_record(values: Mapping[str, Any]) -> bool:
     return all(set(known_keys(name)) <= set(values.get(name) or {}) for name in ("model", "tuning", "training"))
 
 
-def without_followers(record: dict[str, Any], chosen: dict[str, Any]) -> dict[str, Any]:
-    """A run's record without what follows from settings that are chosen otherwise now."""
+def without_followers(
+    record: dict[str, Any], chosen: dict[str, Any], varied: Collection[tuple[str, str]] = ()
+) -> dict[str, Any]:
+    """A run's record without what follows from settings that are chosen otherwise now, or are varied."""
 
     def of(values: dict[str, Any], place: tuple[str, str]) -> Any:
         return (values.get(place[0]) or {}).get(place[1])
 
     left = {name: dict(each) if isinstance(each, dict) else each for name, each in record.items()}
     for place, followers in FOLLOWERS.items():
-        if of(chosen, place) not in (None, of(record, place)):
+        if place in varied or of(chosen, place) not in (None, of(record, place)):
             for section, key in followers:
                 left.get(section, {}).pop(key, None)
     return left

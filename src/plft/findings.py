@@ -206,7 +206,10 @@ def facts(run: RunFiles) -> list[tuple[str, str]]:
         ("Revision", environment.get("model", {}).get("revision")),
         ("Family", environment.get("family")),
         ("Tuning", tuning_title(_section(run, "tuning"))),
-        ("Head", ", ".join(str(model[key]) for key in ("head", "pooling") if model.get(key))),
+        (
+            "Head",
+            environment.get("head") or ", ".join(str(model[key]) for key in ("head", "pooling") if model.get(key)),
+        ),
         ("Settings", _how_chosen(run.results.get("search"))),
         ("Parameters trained", _trained(parameters)),
         ("Device", ", ".join(str(part) for part in hardware if part)),

@@ -102,7 +102,7 @@ def _headline(metrics: dict[str, Any]) -> str:
 def _facts(metrics: dict[str, Any], settings: dict[str, Any]) -> list[tuple[str, str]]:
     choices, data = metrics["choices"], metrics["data"]
     return [
-        ("begun from", str(metrics["model"]["name"])),
+        ("begun from", "@".join(filter(None, (metrics["model"]["name"], metrics["model"].get("revision"))))),
         ("family", metrics["model"]["family"]),
         ("objective", metrics["objective"]),
         ("weights", f"{metrics['parameters']:,}"),

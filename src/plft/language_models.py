@@ -35,14 +35,14 @@ def load_language_model(checkpoint: Checkpoint) -> PreTrainedModel:
             f"'{config.model_type}'. Choose another model."
         )
     if checkpoint.folder is None:
-        return _fresh(auto, config, checkpoint.seed)
+        return _fresh(auto, config, checkpoint)
     return _load(auto, config, checkpoint, checkpoint.folder)
 
 
-def _fresh(auto: Any, config: Any, seed: int) -> PreTrainedModel:
+def _fresh(auto: Any, config: Any, checkpoint: Checkpoint) -> PreTrainedModel:
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return auto.from_config(config)
+        torch.manual_seed(checkpoint.seed)
+        return auto.from_config(config, trust_remote_code=checkpoint.trust_remote_code)
 
 
 def _load(auto: Any, config: Any, checkpoint: Checkpoint, folder: Path) -> PreTrainedModel:

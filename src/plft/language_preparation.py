@@ -131,8 +131,9 @@ class Prepared:
         """
         crops = Crops(part, self.checkpoint.residue_tokenizer, self.choices.crop, HELD_OUT_SEED)
         n_crops = min(crops.n, max(1, int(most * crops.n / max(1, part.n_tokens))))
-        for rows in islice(self.recipe.cut(crops, n_crops), rank(), None, processes()):
-            yield on_device(self.recipe.batch(crops, rows))
+        recipe = replace(self.recipe, measures=True)
+        for rows in islice(recipe.cut(crops, n_crops), rank(), None, processes()):
+            yield on_device(recipe.batch(crops, rows))
 
 
 def prepare(config: LanguageModelConfig, out: Path, say: Say, started: float, resume: bool) -> Prepared:

@@ -301,7 +301,12 @@ def describe(
     data, checkpoint, facts = prepared.data, prepared.checkpoint, prepared.data.corpus.facts
     return {
         "schema": 1,
-        "model": {"name": checkpoint.lasting_name, "family": checkpoint.family.title, "sha256": checkpoint.sha256},
+        "model": {
+            "name": checkpoint.lasting_name,
+            "revision": checkpoint.revision,
+            "family": checkpoint.family.title,
+            "sha256": checkpoint.sha256,
+        },
         "objective": checkpoint.family.objective,
         "parameters": sum(each.numel() for name, each in prepared.task.named_parameters() if "lora_" not in name),
         "data": {

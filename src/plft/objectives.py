@@ -100,7 +100,7 @@ def mask_tokens(tokens: np.ndarray, symbols: Symbols, rate: float, random: np.ra
     Special tokens are never chosen. tokens: (tokens,) ids.  rate: share of the others that is chosen, on average.
     """
     can = ~symbols.is_special[tokens]
-    chosen = can & _runs(random.random(len(tokens)), rate, symbols.run)
+    chosen = can & _runs(len(tokens), rate, symbols.run, random)
     how = random.random(len(tokens))
     ids = tokens.copy()
     ids[chosen & (how < 0.8)] = symbols.mask
@@ -109,17 +109,14 @@ def mask_tokens(tokens: np.ndarray, symbols: Symbols, rate: float, random: np.ra
     return Corrupted(ids, np.where(chosen, tokens, NOTHING), int(can.sum()))
 
 
-def _runs(uniform: np.ndarray, rate: float, run: int) -> np.ndarray:
-    """Which tokens are chosen, when every choice takes `run` tokens from there: each with probability `rate`."""
-    if run == 1:
-        return uniform < rate
-    begins = uniform < 1 - (1 - rate) ** (1 / run)
-    chosen = begins.copy()
-    for shift in range(1, run):
-        chosen[shift:] |= begins[:-shift]
-    # tokens near the start have fewer places that a run could begin at: they are chosen on their own account
-    head = np.arange(len(uniform)) < run - 1
-    return np.where(head, uniform < rate, chosen)
+def _runs(n: int, rate: float, run: int, random: np.random.Generator) -> np.ndarray:
+    """Which of n tokens are chosen, when every choice takes `run` tokens from there: each with probability `rate`.
+
+    A run may begin before the first token or end after the last one.
+    """
+    begins = random.random(n + run - 1) < 1 - (1 - rate) ** (1 / run)
+    windows: np.ndarray = np.lib.stride_tricks.sliding_window_view(begins, run)
+    return np.any(windows, axis=-1)
 
 
 def next_token(tokens: np.ndarray, symbols: Symbols, rate: float, random: np.random.Generator) -> Corrupted:
@@ -271,8 +268,6 @@ class LanguageModelTask(nn.Module):
             return model(input_ids=input_ids, **others).logits[where], labels[where]
         base = model.base_model
         packing = others.pop("packing", None)
-        if packing is None:
-            hidden = base(input_ids=input_ids, **others).last_hidden_state
-        else:
-            hidden = run_packed(base, input_ids, packing)
+        # [0]: code of a model's own may return a plain tuple
+        hidden = run_packed(base, input_ids, packing) if packing else base(input_ids=input_ids, **others)[0]
         return HEADS[model.config.model_type](model)(hidden[where]), labels[where]

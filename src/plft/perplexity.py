@@ -256,7 +256,7 @@ def choose_method(family: Family, wanted: str | None, records: Iterable[Record])
     first, tokens = [], 0.0
     for record in records:
         first.append(record)
-        tokens += (len(record.sequence) / (family.kmer or 1)) ** 2  # one copy per token
+        tokens += min(len(record.sequence) / (family.kmer or 1), family.max_tokens or math.inf) ** 2  # a copy per token
         if tokens > EXACT_TOKENS:
             return "one-pass", chain(first, records)
     return "exact", iter(first)

@@ -58,6 +58,7 @@ from plft.runfolder import (
     check_settings_kept,
     load_anything,
     load_predictor,
+    read_card,
     read_json,
     remove_run,
     save_model,
@@ -158,6 +159,8 @@ def run_training(
     if prepared.checkpoint.is_scratch and config.tuning.method != "full":
         say(f"the model starts from random weights, and {config.tuning.method} leaves most of them so; full trains all")
     environment = describe(prepared, precision, (trainable, total), command)
+    if head is not None:
+        environment["head"] = type(head).__name__
     before = read_json(folder.environment_file) if resume and folder.environment_file.exists() else {}
     if is_first():
         open_folder(folder, keep=resume)
@@ -385,14 +388,26 @@ def columns_of(
     """The columns of another file: what is named, else those of the run, of which only sequence and labels must be
     there (and the id where it is named)."""
     folder = RunFolder(Path(run))
-    own = folder.read_config().data.columns if folder.config_file.exists() else Columns()
+    if folder.config_file.exists():
+        own = folder.read_config().data.columns
+    else:
+        own = Columns(label=label_columns(folder.path))
+    named = own.labels if not labels or set(labels) == set(own.labels) else tuple(labels)  # outputs have one order
     return replace(
         own,
         sequence=sequence or own.sequence,
-        label=own.label if not labels else labels[0] if len(labels) == 1 else tuple(labels),
+        label=named if len(named) > 1 else named[0],
         id=id or own.id,
         required=(id,) if id else (),
     )
+
+
+def label_columns(folder: Path) -> str | tuple[str, ...]:
+    """The label columns of the data that a model was trained on: "label" where nothing is written of them."""
+    if not (folder / "plft.json").exists():
+        return Columns.label
+    names = LabelSpace.from_json(read_card(folder).labels).columns
+    return names if len(names) > 1 else names[0]
 
 
 def predict(
@@ -416,6 +431,7 @@ def predict(
     check_files(data, out)
     predictor = load(path, head, trust_remote_code, precision)
     columns = replace(columns_of(path, sequence_column, id=id_column), extra=predictor.extra_columns)
+    check_records(data, columns, predictor)
     records = in_alphabet(read_records(data, columns, labelled=False), predictor)
     again = partial(load, path, head, trust_remote_code, precision)
     return write_predictions(answers(predictor, records, each_batch, workers, again), out, predictor.rows)
@@ -427,6 +443,12 @@ def check_files(data: str | Path, out: str | Path) -> None:
     TableWriter(out)
     if Path(data).resolve() == Path(out).resolve():
         raise PlftError(f"{out} is the input, which the predictions would replace. Choose another --out.")
+
+
+def check_records(data: str | Path, columns: Columns, predictor: Predictor) -> None:
+    """Read all records once: a bad one near the end is told before hours of work, not after them."""
+    for record in in_alphabet(read_records(data, columns, labelled=False), predictor):
+        predictor.tidied(record)
 
 
 def in_alphabet(records: Iterator[Record], predictor: Predictor) -> Iterator[Record]:
@@ -456,6 +478,7 @@ def embed(
     check_files(data, out)
     predictor = embedder(name, trust_remote_code, precision)
     columns = columns_of(name, sequence_column, id=id_column)
+    check_records(data, columns, predictor)
     records = in_alphabet(read_records(data, columns, labelled=False), predictor)
 
     def row(record: Record, output: np.ndarray, beside: dict[str, Any]) -> list[dict[str, Any]]:

@@ -342,7 +342,7 @@ def length_sentences(datasets: Mapping[str, SequenceDataset]) -> list[str]:
     return sentences + ([f"{windowed} {longer} were cut into overlapping windows"] if windowed else [])
 
 
-def weight_sentences(records: Sequence[Record], column: str) -> list[str]:
+def weight_sentences(records: Sequence[Record], column: str | None) -> list[str]:
     """That sequences are weighted, for a column may be called so and mean something else."""
     weights = [each.weight for each in records if each.weight is not None]
     span = f"from {min(weights):g} to {max(weights):g}" if weights else ""

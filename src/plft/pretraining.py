@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ class Recipe:
     """How crops become batches.
 
     objective, symbols, rate: what is predicted.  budget: tokens per batch.  pad_id: None where batches are packed.
+    measures: leaves out of the targets what a causal model learns but is not judged by, as what ends a sequence.
     """
 
     objective: Objective
@@ -47,11 +48,16 @@ class Recipe:
     rate: float
     budget: int
     pad_id: int | None = None
+    measures: bool = False
 
     def corrupt(self, tokens: np.ndarray, draw: int) -> Corrupted:
         """One crop, corrupted the way its number says: the same in every run and on every machine."""
         random = np.random.Generator(np.random.Philox(key=draw))
-        return self.objective.corrupt(tokens, self.symbols, self.rate, random)
+        corrupted = self.objective.corrupt(tokens, self.symbols, self.rate, random)
+        if not self.measures:
+            return corrupted
+        is_special = (corrupted.targets != NOTHING) & self.symbols.is_special[np.maximum(corrupted.targets, 0)]
+        return replace(corrupted, targets=np.where(is_special, NOTHING, corrupted.targets))
 
     def batch(self, crops: Crops, rows: np.ndarray) -> dict[str, Any]:
         """Read and corrupt crops, and lay them into one batch."""

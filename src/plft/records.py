@@ -51,17 +51,17 @@ def place_of(file: str, row: int, name: str = "") -> str:
 class Columns:
     """Names of the columns, looked up without regard to case where that is unambiguous.
 
-    label: a tuple means several label columns.  extra: further columns to keep in ``Record.extra``.
-    required: those among the others that must be there, beside the sequence, ``extra`` and the labels of labelled
-    records; None means all that differ from the default.
+    label: a tuple means several label columns.  mask, weight: None where there is none.  extra: further columns to keep
+    in ``Record.extra``.  required: those among the others that must be there, beside the sequence, ``extra`` and the
+    labels of labelled records; None means all that differ from the default.
     """
 
     sequence: str = "sequence"
     label: str | tuple[str, ...] = "label"
     id: str = "id"
     split: str = "split"
-    mask: str = "mask"
-    weight: str = "weight"
+    mask: str | None = "mask"
+    weight: str | None = "weight"
     extra: tuple[str, ...] = ()
     required: tuple[str, ...] | None = None
 
@@ -75,7 +75,7 @@ class Columns:
         defaults = {each.default for each in fields(Columns)}
         named = {self.sequence, *self.extra, *(self.required or ())}
         if labelled is not False and self.required is None:
-            named |= {name for name in (self.id, self.split, self.mask, self.weight) if name not in defaults}
+            named |= {name for name in _single(self) if name not in defaults}
         if labelled or (labelled is None and self.labels != ("label",)):
             named |= set(self.labels)
         return named
@@ -127,12 +127,15 @@ def _layout(keys: Sequence[str], columns: Columns, labelled: bool | None, reader
     extra = {name: key for name in columns.extra if (key := found[name]) is not None}
     if reader.keeps_all:
         extra |= {key: key for key in keys if key not in found.values()}
-    sequence, id_key, split, mask, weight = (found[name] for name in _single(columns))
+    sequence, id_key, split = (found[name] for name in (columns.sequence, columns.id, columns.split))
+    # nothing is learned or scored without labels, so a column that is called so means something else
+    mask, weight = (found.get(name or "") if labelled is not False else None for name in (columns.mask, columns.weight))
     return Layout(sequence or "", labels, id_key, split, mask, weight, extra)
 
 
 def _single(columns: Columns) -> tuple[str, ...]:
-    return (columns.sequence, columns.id, columns.split, columns.mask, columns.weight)
+    names = (columns.sequence, columns.id, columns.split, columns.mask, columns.weight)
+    return tuple(name for name in names if name is not None)
 
 
 def read_records(path: str | Path, columns: Columns | None = None, *, labelled: bool | None = None) -> Iterator[Record]:
@@ -181,7 +184,7 @@ def _record(file: str, row: int, values: Row, layout: Layout) -> Record:
     place = (file, row, name)
     label = _label(values, layout.labels, place)
     sequence = _sequence(values.get(layout.sequence), place)
-    if sequence.endswith("*") and fits_residues(label, len(sequence) - 1) and not fits_residues(label, len(sequence)):
+    if sequence.endswith("*") and not fits_residues(label, len(sequence)):  # a stop codon
         sequence = sequence[:-1]
     return Record(
         id=name,
@@ -272,7 +275,7 @@ def load_data(
     """Read a file with its valid and test files, or a folder that holds train, valid (dev, val) and test files.
 
     Records get their split from the split column, otherwise from the file; ``valid`` and ``test`` always mean what
-    they say.  A single file without a split column gives records without a split.
+    they say, and replace those of a folder.  A single file without a split column gives records without a split.
     Raises PlftError as ``read_records`` does, and for a folder that holds no train file or two for the same split.
     """
     records = _all_records(Path(file), valid, test, columns or Columns(), labelled)
@@ -294,15 +297,16 @@ def load_data(
 def _all_records(
     path: Path, valid: str | Path | None, test: str | Path | None, columns: Columns, labelled: bool | None
 ) -> list[Record]:
-    if path.is_dir():
-        parts = files_of_folder(path)
-        return [record for split, part in parts.items() for record in _with_split(part, columns, labelled, split)]
-    records = _with_split(path, columns, labelled, "train" if valid or test else None)
+    named = {name: part for name, part in (("valid", valid), ("test", test)) if part is not None}
+    if path.is_dir():  # a file that is named takes the place of the folder's own
+        parts = {split: part for split, part in files_of_folder(path).items() if split not in named}
+        records = [record for split, part in parts.items() for record in _with_split(part, columns, labelled, split)]
+    else:
+        records = _with_split(path, columns, labelled, "train" if named else None)
     # These two need no split column, even where the user named one for the main file.
     unsplit = replace(columns, split=Columns.split)
-    for name, part in (("valid", valid), ("test", test)):
-        if part is not None:
-            records += [replace(each, split=name) for each in read_records(part, unsplit, labelled=labelled)]
+    for name, part in named.items():
+        records += [replace(each, split=name) for each in read_records(part, unsplit, labelled=labelled)]
     return records
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import gc
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -138,6 +138,7 @@ def tune(
     trials: int | None = None,
     minutes: float | None = None,
     search: Sequence[str] = (),
+    fixed: Collection[str] = (),
     say: Say = quiet,
     callbacks: Sequence[TrainerCallback] = (),
     command: str = "",
@@ -145,10 +146,12 @@ def tune(
 ) -> Search:
     """Search settings, or go on with a search; leaves a folder with the trials and the run `best`.
 
-    config: what is fixed, as for `finetune`.  trials: how many, by default 20, or as many as fit in `minutes`.
-    search: what is searched and where (see `search_space.search_space`), by default the table's settings.  say: told
-    each thing the user should know.  started: `time.monotonic()` from which the minutes count.  Raises PlftError for
-    anything the user can put right, among it another search in the folder.
+    config: what is fixed, as for `finetune`, or a run's record, around which everything is searched.  trials: how
+    many, by default 20, or as many as fit in `minutes`.  search: what is searched and where (see
+    `search_space.search_space`), by default the table's settings that are not fixed.  fixed: more settings that stay as
+    they are, as `training.learning_rate`.  say: told each thing the user should know.  started: `time.monotonic()` from
+    which the minutes count.  Raises PlftError for anything the user can put right, among it another search in the
+    folder.
     """
     check_optuna()
     config = as_config(config)
@@ -158,7 +161,7 @@ def tune(
     prepared = prepare(config, say)
     if prepared.valid is None:
         raise PlftError("A search chooses by the validation part, which holds no label here. Add a part named valid.")
-    space = search_space(search, config, prepared.config)
+    space = search_space(search, config, prepared.config, fixed)
     with only_one(folder):
         open_folder(folder, prepared, space)
         row = METRICS[str(prepared.config.training.metric)]

@@ -6,17 +6,18 @@ the luck of the draw is never searched.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from plft.config import RunConfig, assigned, known_keys, make_config
+from plft.config import RunConfig, assigned, is_record, known_keys, make_config, without_followers
 from plft.errors import PlftError, did_you_mean, first_three
 from plft.heads import HEADS
 from plft.tuning import find_method
 
 Kind = Literal["log", "uniform", "integer", "log integer", "choice"]
 Value = str | int | float | bool | None
+SEARCHED = ("model", "tuning", "training")  # sections of the configuration that hold what can be searched
 FEW = 10  # whole numbers that are tried one by one
 LOG_FROM = 10  # a range whose ends differ by this factor is searched on a logarithmic scale
 LOW_RANK = ("lora", "dora", "qlora")
@@ -122,11 +123,14 @@ def written(value: Value) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def search_space(wanted: Sequence[str], config: RunConfig, default: RunConfig) -> list[Dimension]:
-    """What is searched: the table's rows that have an effect, or exactly the settings in `wanted`.
+def search_space(
+    wanted: Sequence[str], config: RunConfig, default: RunConfig, fixed: Collection[str] = ()
+) -> list[Dimension]:
+    """What is searched: the table's rows that have an effect and are not fixed, or exactly the settings in `wanted`.
 
     wanted: ``section.key=low..high``, ``section.key=a,b,c``, or ``section.key`` for the table's own range.  config: as
-    the user gave it.  default: the same with every choice made.  Raises PlftError for what cannot be searched.
+    the user gave it; what it states is fixed, unless it is the record of a run.  default: the same with every choice
+    made.  fixed: more settings that stay as they are, by `section.key`.  Raises PlftError for what cannot be searched.
     """
     if wanted:
         space = [asked_for(each, config, default) for each in wanted]
@@ -134,14 +138,35 @@ def search_space(wanted: Sequence[str], config: RunConfig, default: RunConfig) -
         if twice:
             raise PlftError(f"--search names {', '.join(twice)} twice. Give all values at once: {twice[0]}=a,b,c.")
     else:
-        space = [from_row(row, default) for row in SPACE.values()]
+        kept = {*fixed, *stated(config)}
+        space = [from_row(row, default) for row in SPACE.values() if row.key not in kept]
+        space = [usable for each in space if (usable := without_idle_heads(each, kept)) is not None]
         space = [each for each in space if may_matter(each.key, space, default)]
+    if not space:
+        raise PlftError("Every setting that is worth searching is fixed. Name what to search: --search SETTING.")
     idle = [each.key for each in space if not may_matter(each.key, space, default)]
     if idle:
         setting = f"tuning.method {default.tuning.method} and model.head {default.model.head}"
         raise PlftError(f"--search {first_three(idle)} has no effect with {setting}. Leave it out.")
     # heads and methods are drawn first: what else is drawn depends on them
     return sorted(space, key=lambda each: each.key not in ("model.head", "tuning.method"))
+
+
+def stated(config: RunConfig) -> set[str]:
+    """The settings that the user wrote down, by `section.key`; none in a run's record, which states all of them."""
+    values = config.model_dump(exclude_unset=True)
+    if is_record(values):
+        return set()
+    return {f"{name}.{key}" for name in SEARCHED for key, each in values.get(name, {}).items() if each is not None}
+
+
+def without_idle_heads(dimension: Dimension, kept: Collection[str]) -> Dimension | None:
+    """The choice among heads without those on which a setting that is kept has no effect; None if one head is left."""
+    if dimension.key != "model.head":
+        return dimension
+    heads = [str(each) for each in dimension.values]
+    able = tuple(each for each in heads if not any(f"model.{name}" in kept for name in HEADS[each].ignores))
+    return replace(dimension, values=able) if len(able) > 1 else None
 
 
 def from_row(row: Row, default: RunConfig) -> Dimension:
@@ -180,7 +205,7 @@ def check_key(key: str) -> None:
     reason = NEVER.get(key) or NEVER.get(section)
     if reason:
         raise PlftError(f"--search {key} is not possible: {reason}. Use --set {key}=... for one value.")
-    known = [f"{each}.{field}" for each in ("model", "tuning", "training") for field in known_keys(each)]
+    known = [f"{each}.{field}" for each in SEARCHED for field in known_keys(each)]
     known = [each for each in known if each not in NEVER]
     if not name or key not in known:
         raise PlftError(f"--search: unknown setting '{key}'; see docs/configuration.md.{did_you_mean(key, known)}")
@@ -220,12 +245,18 @@ def checked(config: RunConfig, key: str, value: Any) -> Any:
 
 
 def with_settings(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
-    """A copy of a configuration with some settings changed, by `section.key`."""
-    values = config.model_dump()
+    """A copy of a configuration with some settings changed, by `section.key`.
+
+    What a run's record states because it fits another head or method is chosen anew.
+    """
+    values = config.model_dump(exclude_unset=True)
+    chosen: dict[str, dict[str, Any]] = {name: {} for name in SEARCHED}
     for key, value in settings.items():
         section, _, name = key.partition(".")
-        values[section][name] = value
-    return make_config(values)
+        chosen[section][name] = value
+    if is_record(values):
+        values = without_followers(values, chosen)
+    return make_config(values | {name: {**values.get(name, {}), **each} for name, each in chosen.items()})
 
 
 def value_of(config: RunConfig, key: str) -> Any:

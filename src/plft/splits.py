@@ -198,7 +198,7 @@ def _by_groups(
             for stratum, size, group in zip(strata, sizes, groups, strict=True)
         ]
         parts = _deal(sizes, strata, sorted(range(len(groups)), key=keys.__getitem__), plan.shares)
-        parts = _taught(records, groups, _fill_empty(parts, sizes, list(plan.shares)), plan.task)
+        parts = _taught(records, groups, _fill_empty(parts, sizes, list(plan.shares), strata), plan.task)
         return Dealt(_of_records(groups, parts))
 
     return deal
@@ -215,14 +215,21 @@ def _of_records(groups: Sequence[Group], parts: Sequence[str]) -> list[str]:
     return [by_index[index] for index in range(len(by_index))]
 
 
-def _fill_empty(parts: Sequence[str], sizes: Sequence[int], wanted: Sequence[str]) -> list[str]:
-    """Move the smallest group of the part with the most groups into each part that got none."""
+def _fill_empty(
+    parts: Sequence[str], sizes: Sequence[int], wanted: Sequence[str], strata: Sequence[str] | None = None
+) -> list[str]:
+    """Move the smallest group of the part with the most groups into each part that got none.
+
+    The last of its stratum (its class) stays where there is another one to move.
+    """
     filled = list(parts)
+    kinds = strata or [""] * len(filled)
     for part in wanted:
         if part not in filled:
             largest = Counter(filled).most_common(1)[0][0]
             candidates = [index for index, name in enumerate(filled) if name == largest]
-            filled[min(candidates, key=lambda index: sizes[index])] = part
+            left = Counter(kinds[index] for index in candidates)
+            filled[min(candidates, key=lambda index: (left[kinds[index]] == 1, sizes[index]))] = part
     return filled
 
 

@@ -537,7 +537,9 @@ def token_budget(settings: TrainingConfig, dataset: SequenceDataset) -> int:
 
 def last_checkpoint(folder: Path) -> Path | None:
     """The newest complete checkpoint in a folder, for resuming."""
-    newest_first = sorted(folder.glob("checkpoint-*"), key=lambda each: -int(each.name.rpartition("-")[2]))
+    steps = {each: each.name.removeprefix("checkpoint-") for each in folder.glob("checkpoint-*")}
+    numbered = [each for each, step in steps.items() if step.isdecimal()]  # and not a copy that a user put aside
+    newest_first = sorted(numbered, key=lambda each: -int(steps[each]))
     return next((each for each in newest_first if is_complete(each)), None)
 
 

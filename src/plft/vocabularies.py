@@ -26,6 +26,7 @@ from transformers import (
     T5Tokenizer,
 )
 
+from plft.alphabet import DNA, PROTEIN, Alphabet, clean
 from plft.errors import look_up
 from plft.families import AMINO_ACIDS, NUCLEOTIDES
 
@@ -151,7 +152,7 @@ def _dnabert(kmer: int, **_: Any) -> PreTrainedTokenizerBase:
 def _mistral_dna(sequences: Iterable[str] | None, size: int, **_: Any) -> PreTrainedTokenizerBase:
     tokenizer = Tokenizer(models.BPE(unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    _train(tokenizer, _corpus(sequences, NUCLEOTIDES), size, _MISTRAL_SPECIAL, list(NUCLEOTIDES + "N"))
+    _train(tokenizer, _corpus(sequences, DNA, NUCLEOTIDES), size, _MISTRAL_SPECIAL, list(NUCLEOTIDES + "N"))
     tokenizer.post_processor = _template("[CLS] $A [SEP]", tokenizer.get_vocab())
     names = ("unk_token", "cls_token", "sep_token", "pad_token", "mask_token")
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **dict(zip(names, _MISTRAL_SPECIAL, strict=True)))
@@ -160,7 +161,7 @@ def _mistral_dna(sequences: Iterable[str] | None, size: int, **_: Any) -> PreTra
 def _protgpt2(sequences: Iterable[str] | None, size: int, **_: Any) -> PreTrainedTokenizerBase:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    _train(tokenizer, _corpus(sequences, AMINO_ACIDS), size, [_END], pre_tokenizers.ByteLevel.alphabet())
+    _train(tokenizer, _corpus(sequences, PROTEIN, AMINO_ACIDS), size, [_END], pre_tokenizers.ByteLevel.alphabet())
     learned = json.loads(tokenizer.to_str())["model"]
     return GPT2Tokenizer(vocab=learned["vocab"], merges=[tuple(pair) for pair in learned["merges"]])
 
@@ -176,12 +177,15 @@ def _train(tokenizer: Tokenizer, corpus: Iterator[str], size: int, special: list
     tokenizer.train_from_iterator(corpus, trainer)
 
 
-def _corpus(sequences: Iterable[str] | None, letters: str) -> Iterator[str]:
-    """Yield upper-case stretches until the letters needed for training are reached; random ones without sequences."""
+def _corpus(sequences: Iterable[str] | None, alphabet: Alphabet, letters: str) -> Iterator[str]:
+    """Yield stretches, spelled as the model reads them, until the letters needed for training are reached.
+
+    Without sequences they are random ones of the letters.
+    """
     n_letters = 0
     for sequence in _random_sequences(letters) if sequences is None else sequences:
         for start in range(0, len(sequence), _STRETCH):
-            stretch = sequence[start : start + _STRETCH].upper()
+            stretch = clean(sequence[start : start + _STRETCH].upper(), alphabet).sequence
             yield stretch
             n_letters += len(stretch)
             if n_letters >= _TRAINING_LETTERS:

@@ -57,7 +57,8 @@ def compare(
     from plft.config import merged
 
     columns = data_values(None, sequence_column=sequence_column, label_column=label_column)
-    values = merged(config, {"data": columns}, task, set or [])
+    varied = (("model", "name"), ("tuning", "method"))
+    values = merged(config, {"data": columns}, task, set or [], varied=varied)
     quiet_libraries()
     with console.progress_bar() as bar:
         comparison = run_comparison(

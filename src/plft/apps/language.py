@@ -39,6 +39,9 @@ Workers = Annotated[
 SaveMinutes = Annotated[float | None, typer.Option(help="Minutes between checkpoints.")]
 SaveSteps = Annotated[int | None, typer.Option(help="Steps between checkpoints instead.")]
 Precision = Annotated[str | None, typer.Option(help="auto, fp32, bf16 or fp16.")]
+TrustRemoteCode = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Run code that the model brings along (needs a pinned revision).")
+]
 ReportTo = Annotated[str | None, typer.Option(help="A tracker, for example tensorboard.")]
 Seed = Annotated[int | None, typer.Option(help="Seed.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint, with the same settings.")]
@@ -71,6 +74,7 @@ def pretrain(
     workers: Workers = None,
     save_minutes: SaveMinutes = None,
     save_steps: SaveSteps = None,
+    trust_remote_code: TrustRemoteCode = False,
     report_to: ReportTo = None,
     seed: Seed = None,
     resume: Resume = False,
@@ -109,10 +113,7 @@ def adapt(
     workers: Workers = None,
     save_minutes: SaveMinutes = None,
     save_steps: SaveSteps = None,
-    trust_remote_code: Annotated[
-        bool,
-        typer.Option("--trust-remote-code", help="Run code that the model brings along (needs a pinned revision)."),
-    ] = False,
+    trust_remote_code: TrustRemoteCode = False,
     report_to: ReportTo = None,
     seed: Seed = None,
     resume: Resume = False,
@@ -121,6 +122,8 @@ def adapt(
     json: Json = False,
 ) -> None:
     """Go on training a model on sequences of your own, with the objective it was trained with."""
+    if rank is not None and method != "lora":
+        raise PlftError(f"--rank {rank} has no effect with --method {method}. Ask for --method lora, or leave it out.")
     _run(_given(locals()), out, resume, overwrite, json)
 
 

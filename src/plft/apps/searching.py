@@ -57,7 +57,7 @@ def tune(
     """
     from plft import console
     from plft.apps.cli import data_values, quiet_libraries
-    from plft.config import configured
+    from plft.config import assigned, configured
     from plft.trials import check_optuna
 
     flags = {
@@ -81,6 +81,7 @@ def tune(
             trials=trials,
             minutes=minutes,
             search=search or (),
+            fixed=[assigned(each)[0] for each in set or []],
             say=console.say,
             callbacks=[TrialProgress(bar)],
             command=shlex.join(["plft", *sys.argv[1:]]),

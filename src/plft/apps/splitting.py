@@ -51,6 +51,7 @@ def split(
     from plft.labels import TaskType, guess_task
     from plft.records import Columns, load_data
     from plft.splits import assign_folds, assign_splits
+    from plft.tables import TableWriter
 
     path = Path(data)
     if path.resolve() == out.resolve():
@@ -61,6 +62,7 @@ def split(
         raise PlftError(f"--identity and --coverage have no effect with --by {by}. Ask for --by homology.")
     if path.is_dir():
         raise PlftError(f"{data} is a folder, whose files are splits already. Give one table or FASTA file.")
+    TableWriter(out)  # refuses what it cannot write before the work is done
     labels = tuple(label_column or ["label"])
     columns = Columns(
         sequence=sequence_column or "sequence",
