@@ -26,7 +26,7 @@ from plft.apps.failures import unforeseen
 from plft.errors import PlftError
 from plft.evaluation import evaluate
 from plft.labels import TaskType
-from plft.pipeline import columns_of, train
+from plft.pipeline import columns_of, embed, predict, train
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +144,7 @@ def test_a_bad_record_at_the_end_is_told_before_the_work_is_done(
 ) -> None:
     (tmp_path / "new.csv").write_text("id,sequence\n" + "a,MKTAYIAK\n" * 300 + "last,\n")
     computed: list[int] = []
-    for answer in (library.predict, library.embed):
+    for answer in (predict, embed):
         with pytest.raises(PlftError, match=r"row 301 \(id last\): has no sequence"):
             answer(finished, tmp_path / "new.csv", tmp_path / "out.csv", each_batch=computed.append)
     assert not computed
