@@ -536,11 +536,10 @@ def token_budget(settings: TrainingConfig, dataset: SequenceDataset) -> int:
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """The newest complete checkpoint in a folder, for resuming."""
+    """The newest complete checkpoint in a folder."""
     steps = {each: each.name.removeprefix("checkpoint-") for each in folder.glob("checkpoint-*")}
-    numbered = [each for each, step in steps.items() if step.isdecimal()]  # and not a copy that a user put aside
-    newest_first = sorted(numbered, key=lambda each: -int(steps[each]))
-    return next((each for each in newest_first if is_complete(each)), None)
+    numbered = (each for each, step in steps.items() if step.isdecimal())  # and not a copy that a user put aside
+    return next(filter(is_complete, sorted(numbered, key=lambda each: -int(steps[each]))), None)
 
 
 def is_complete(checkpoint: Path) -> bool:
