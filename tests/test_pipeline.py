@@ -139,9 +139,7 @@ def test_a_mistyped_run_folder_is_not_taken_for_a_model_name(tmp_path: Path, mon
         assert f"There is no run folder '{name}'" in done.err
 
 
-def test_a_bad_record_at_the_end_is_told_before_the_work_is_done(
-    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_bad_record_at_the_end_is_told_before_the_work_is_done(finished: Path, tmp_path: Path) -> None:
     (tmp_path / "new.csv").write_text("id,sequence\n" + "a,MKTAYIAK\n" * 300 + "last,\n")
     computed: list[int] = []
     for answer in (predict, embed):
