@@ -481,6 +481,8 @@ def test_around_a_run_everything_is_searched_and_another_head_gets_its_own_pooli
     assert (same.head, same.pooling, same.head_layers) == ("mlp", "mean", 1)
     other = with_settings(record, {"model.head": "linear"}).model
     assert (other.head, other.pooling, other.head_layers) == ("linear", None, None)
+    kept = with_settings(record, {"model.head": "cnn"}, fixed=["model.head_layers"]).model
+    assert (kept.head, kept.pooling, kept.head_layers) == ("cnn", None, 1)
 
 
 def test_ranges_of_tenfold_or_more_are_logarithmic(data: Path) -> None:

@@ -171,6 +171,7 @@ def tune(
             prepared.config,
             seed=config.training.seed,
             higher_is_better=row.higher_is_better,
+            fixed=fixed,
         )
         budget = replace(budget, spent=sum(each.seconds for each in tried.finished))
         say_beginning(tried, space, budget, say)
@@ -328,7 +329,8 @@ def run_trial(
     begun, done = time.monotonic(), tried.finished
     watch = Watch(asked, str(prepared.config.training.metric), begun + budget.left(done) if done else float("inf"))
     try:
-        train_trial(settled(prepared, config, asked), [watch, *callbacks], folder.features)
+        wanted = with_settings(config, asked.settings, tried.fixed)
+        train_trial(settled(prepared, wanted, asked), [watch, *callbacks], folder.features)
     except (PlftError, MemoryError, RuntimeError) as error:
         if not isinstance(error, PlftError) and not ran_out_of_memory(error):
             raise
@@ -347,9 +349,8 @@ def run_trial(
     return True
 
 
-def settled(prepared: Prepared, config: RunConfig, asked: Asked) -> Prepared:
+def settled(prepared: Prepared, wanted: RunConfig, asked: Asked) -> Prepared:
     """What a trial trains on, with its settings; read again only where the base model is another one."""
-    wanted = with_settings(config, asked.settings)
     if any(key in asked.settings for key in ("model.name", "model.revision")):
         return without_test(prepare(wanted))
     return prepare_again(prepared, wanted)
@@ -480,7 +481,7 @@ def train_best(
     if not (is_same and run.metrics_file.exists()):
         write_progress(tried, folder, metric, {"trial": best.number})
         say(f"training the settings of trial {best.number} once more, with baselines and the test part")
-        chosen = with_settings(config, best.settings if best.number > 1 else {})
+        chosen = with_settings(config, best.settings if best.number > 1 else {}, tried.fixed)
         overwrite = run.config_file.exists() and not is_same
         if not run.config_file.exists():
             remove_run(run)  # what a kill has left of an earlier one

@@ -244,10 +244,10 @@ def checked(config: RunConfig, key: str, value: Any) -> Any:
     return value_of(with_settings(config, {key: value}), key)
 
 
-def with_settings(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
+def with_settings(config: RunConfig, settings: Mapping[str, Any], fixed: Collection[str] = ()) -> RunConfig:
     """A copy of a configuration with some settings changed, by `section.key`.
 
-    What a run's record states because it fits another head or method is chosen anew.
+    What a run's record states because it fits another head or method is chosen anew, unless it is fixed.
     """
     values = config.model_dump(exclude_unset=True)
     chosen: dict[str, dict[str, Any]] = {name: {} for name in SEARCHED}
@@ -256,6 +256,10 @@ def with_settings(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
         chosen[section][name] = value
     if is_record(values):
         values = without_followers(values, chosen)
+        for key in fixed:
+            section, _, name = key.partition(".")
+            if section in chosen:
+                chosen[section].setdefault(name, value_of(config, key))
     return make_config(values | {name: {**values.get(name, {}), **each} for name, each in chosen.items()})
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import product
 from math import prod
@@ -77,12 +77,21 @@ class Trials:
     """The trials of one search folder.
 
     file: the SQLite data base, made where it is not there.  default: the settings without a search, all choices made.
+    fixed: settings that stay as they are, by `section.key`.
     """
 
     def __init__(
-        self, file: Path, space: Sequence[Dimension], default: RunConfig, *, seed: int, higher_is_better: bool
+        self,
+        file: Path,
+        space: Sequence[Dimension],
+        default: RunConfig,
+        *,
+        seed: int,
+        higher_is_better: bool,
+        fixed: Collection[str] = (),
     ) -> None:
         self.space, self.default, self.seed, self.higher_is_better = space, default, seed, higher_is_better
+        self.fixed = fixed
         self.study = open_study(file, higher_is_better)
         for each in self.study.get_trials(deepcopy=False):
             if each.state.name == "RUNNING":  # by a process that is no more
