@@ -5,14 +5,16 @@
 DATA_FOLDER holds the corpora (they do not come with plft). A model is trained in one stretch or in several, each going
 on from the one before with another order and other masks. What WORK_FOLDER holds already is not done again. The weights
 that ship are rounded to bf16; the perplexities on the card are of those weights, with 15 % of the residues hidden.
-(What ships saw that rounding three times more, after its third, its fifth and its sixth stretch.)
+(What ships saw that rounding four times more, after its third, its fifth, its sixth and its seventh stretch.)
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import random
 import shutil
+import subprocess
 import sys
 import time
 from dataclasses import dataclass, replace
@@ -41,11 +43,12 @@ PACKAGE = Path(plft.__file__).parent / "builtin"
 @dataclass(frozen=True)
 class Stretch:
     """One stretch of training. settings: its budget at least.  shrink: weights are made so many times smaller after it,
-    see `shrunk`.
+    see `shrunk`.  of_family: read at most so many sequences of each family, see `few_of_each_family`.
     """
 
     settings: dict[str, Any]
     shrink: float = 1.0
+    of_family: int | None = None
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,10 @@ MODELS = {
             Stretch({"minutes": 36, "seed": 4, "learning_rate": 1.2e-3, "decay_share": 0.9} | LATER, shrink=1.7),
             Stretch({"minutes": 42, "seed": 5, "learning_rate": 6e-4, "decay_share": 0.95, "crop": 384} | LATER),
             Stretch({"minutes": 80, "seed": 6, "learning_rate": 1e-3, "decay_share": 0.85, "crop": 384} | LATER),
+            Stretch(
+                {"minutes": 62, "seed": 7, "learning_rate": 1e-3, "decay_share": 0.9, "crop": 384} | LATER,
+                of_family=2,
+            ),
         ),
     ),
     "dna": Model(
@@ -91,14 +98,17 @@ MODELS = {
 
 def configuration(model: Model, data: Path, work: Path, number: int) -> LanguageModelConfig:
     """The settings of one stretch."""
+    files, stretch = [data / file for file in model.files], model.stretches[number]
+    if stretch.of_family is not None:
+        files = [few_of_each_family(files, stretch.of_family, int(stretch.settings["seed"]), work / f"few{number}")]
     return language_model_config(
         {
-            "files": [str(data / file) for file in model.files],
+            "files": [str(file) for file in files],
             "valid": [str(data / file) for file in model.valid],
             "model": f"scratch:{model.arch}" if number == 0 else str(left_by(model, work, number - 1)),
             "crop": 512,
         }
-        | model.stretches[number].settings
+        | stretch.settings
     )
 
 
@@ -112,6 +122,36 @@ def left_by(model: Model, work: Path, number: int) -> Path:
         shrunk(EsmForMaskedLM.from_pretrained(folder, dtype=torch.float32), factor).save_pretrained(smaller)
         AutoTokenizer.from_pretrained(folder).save_pretrained(smaller)
     return smaller
+
+
+def few_of_each_family(files: list[Path], count: int, seed: int, work: Path) -> Path:
+    """Write the longest sequence of each family, its representative, and others of it up to `count`, drawn by `seed`.
+
+    Families are the clusters of MMseqs2 at 50 % identity over 80 % of both sequences, as UniRef50 has them: the large
+    ones would else take most of the training (ESM-2 draws from UniRef50 for the same reason).
+    """
+    program, target = find_mmseqs(), work / "few.fasta"
+    if program is None:
+        sys.exit("Families are found with MMseqs2: install the homology extra.")
+    if target.exists():
+        return target
+    work.mkdir(parents=True, exist_ok=True)
+    records = [record for file in files for record in read_records(file, labelled=False)]
+    numbered = work / "all.fasta"
+    numbered.write_text("".join(f">{number}\n{record.sequence}\n" for number, record in enumerate(records)))
+    clustering = [program, "easy-cluster", numbered, work / "families", work / "mmseqs"]
+    subprocess.run([*clustering, "--min-seq-id", "0.5", "-c", "0.8", "-s", "4", "-v", "1"], check=True)
+    members: dict[int, list[int]] = {}
+    for line in (work / "families_cluster.tsv").read_text().splitlines():
+        first, member = map(int, line.split())
+        members.setdefault(first, []).append(member)
+    generator, kept = random.Random(seed), set(members)
+    for first, family in sorted(members.items(), key=lambda found: min(found[1])):
+        others = sorted(set(family) - {first})
+        kept.update(generator.sample(others, min(count - 1, len(others))))
+    unfinished = work / "few.unfinished"
+    unfinished.write_text("".join(f">{records[each].id}\n{records[each].sequence}\n" for each in sorted(kept)))
+    return unfinished.rename(target)
 
 
 def without_homologs(model: Model, data: Path, work: Path) -> Path:
@@ -168,7 +208,8 @@ def ship(name: str, model: Model, work: Path) -> Path:
     (folder / "pretraining.yaml").write_text(yaml.safe_dump(settings[-1] | {"rate": RATE}))  # as it is measured
     records = [json.loads((each / "metrics.json").read_text()) for each in stretches]
     metrics, first = records[-1], records[0]
-    metrics["model"], metrics["perplexity"]["before"] = first["model"], first["perplexity"]["before"]
+    metrics |= {key: first[key] for key in ("model", "data", "counting")}
+    metrics["perplexity"]["before"] = first["perplexity"]["before"]
     metrics["hardware"] = "; then ".join(dict.fromkeys(each["hardware"] for each in records))
     choices = [each["choices"] for each in records]
     metrics["choices"]["precision"] = ", then ".join(dict.fromkeys(each["precision"] for each in choices))
@@ -177,6 +218,9 @@ def ship(name: str, model: Model, work: Path) -> Path:
     sentences: list[str] = []
     for stretch, record in zip(model.stretches, records, strict=True):
         lines = [line.replace(f"{work}/", "stretch ").replace("/smaller", "") for line in record["sentences"]]
+        if stretch.of_family is not None:
+            few = f"these are at most {stretch.of_family} of each family (clusters at 50 % identity)"
+            lines.append(f"{few}, so that large families count less")
         if stretch.shrink != 1:
             lines.append(f"then weights made {stretch.shrink:g} times smaller, the function left as it was")
         sentences += [line for line in lines if line not in sentences]

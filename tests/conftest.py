@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,12 @@ import pytest
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: runs are compared bit by bit across processes
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing in the tests may reach for a network; the hub tests lift it
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now stays to the end: runs that collect garbage need not walk through it each time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -26,6 +33,12 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip("the real data sets are not at hand")
     return folder
+
+
+@pytest.fixture
+def unscored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs end once they are trained: the model and its history are there, predictions and report are not."""
+    monkeypatch.setattr("plft.pipeline.finish", lambda *_: None)
 
 
 @pytest.fixture

@@ -91,10 +91,13 @@ SHORT = {
 
 
 def shortened(words: list[str]) -> list[str]:
-    """A command with a budget of seconds: two steps, no baselines, one seed or two trials."""
+    """A command with a budget of seconds: two steps, no baselines, one seed, one model or two trials."""
     if words[1] in ("pretrain", "adapt") and "--minutes" in words:
         at = words.index("--minutes")
         words = [*words[:at], "--steps", "2", *words[at + 2 :]]
+    if words[1] == "compare" and "--models" in words:
+        at = words.index("--models") + 1
+        words = [*words[:at], words[at].partition(",")[0], *words[at + 1 :]]
     return [*words, *SHORT.get(words[1], [])]
 
 

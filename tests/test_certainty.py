@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import pytest
 
@@ -27,6 +29,7 @@ def cells(kept, states):
     return Certainty(neighbours=kept).distance_cells(states, len(states))
 
 
+@cache
 def covered(scale, neighbours_used):
     """The mean coverage and width for new sequences so many times as far from training as the held-out ones."""
     random = np.random.default_rng(0)

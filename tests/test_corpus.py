@@ -44,7 +44,7 @@ def test_a_store_holds_every_sequence_once_and_counts_the_copies(tmp_path):
 
 def test_the_same_content_is_tokenised_only_once_and_other_content_anew(tmp_path, monkeypatch):
     first = store(tmp_path, ["MKTAY"])
-    monkeypatch.setattr(corpora, "_Builder", None)
+    monkeypatch.setattr(corpora._Builder, "build", None)
     assert store(tmp_path, ["MKTAY"], name="b.fasta").folder == first.folder
     with pytest.raises(TypeError):
         store(tmp_path, ["MKTAW"])
@@ -67,6 +67,35 @@ def test_files_of_the_same_name_are_not_taken_for_one_another(tmp_path):
     both = tokenise(files, PROTEIN, tmp_path / "cache")
     assert len(both) == 2
     assert set(both.facts.files) == {"s.fasta", "s.fasta (2)"}
+
+
+def test_files_of_the_same_name_may_have_a_number_in_it(tmp_path):
+    for folder, sequence in (("a", "MKTAY"), ("b", "GGGGG")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "s (1).fasta").write_text(f">x\n{sequence}\n")
+    both = tokenise([tmp_path / folder / "s (1).fasta" for folder in "ab"], PROTEIN, tmp_path / "cache")
+    assert set(both.facts.files) == {"s (1).fasta", "s (1).fasta (2)"}
+    assert len(tokenise([tmp_path / "b" / "s (1).fasta"], PROTEIN, tmp_path / "cache")) == 1
+
+
+def test_what_files_mark_as_valid_or_test_is_not_there_to_learn(tmp_path):
+    file = tmp_path / "a.csv"
+    file.write_text("sequence,split\nMKTAY,train\nGGGGG,test\nAAAAA,valid\nCCCCC,\n")
+    everything = tokenise([file], PROTEIN, tmp_path / "cache")
+    assert (len(everything), everything.facts.other_parts) == (4, 0)
+    to_learn = tokenise([file], PROTEIN, tmp_path / "cache", to_learn=True)
+    assert [spelled(to_learn.read(at, 0, 5)) for at in range(len(to_learn))] == ["MKTAY", "CCCCC"]
+    assert (to_learn.facts.sequences, to_learn.facts.residues, to_learn.facts.other_parts) == (2, 10, 2)
+    file.write_text("sequence,split\nGGGGG,test\n")
+    with pytest.raises(PlftError, match="every sequence is marked as valid or test"):
+        tokenise([file], PROTEIN, tmp_path / "cache", to_learn=True)
+
+
+@pytest.mark.parametrize(("family", "expected"), [("esm2", "XBUO"), ("protbert", "XXXX"), ("dna", "NNNN")])
+def test_a_token_of_several_letters_is_spelled_as_the_unknown_one(family, expected, tmp_path):
+    tokenizer = tiny.checkpoint(family).residue_tokenizer
+    (tokens,) = tokenizer.bodies(["XBUO" if family != "dna" else "NNNN"])
+    assert tokenizer.letters[tokens].tobytes().decode() == expected
 
 
 def test_letters_outside_the_alphabet_are_replaced_and_counted(tmp_path):
@@ -109,7 +138,7 @@ def test_of_two_that_want_a_store_one_makes_it_and_the_other_waits(tmp_path, mon
 
     class Slow(corpora._Builder):
         def build(self, *files):
-            made.append(self.folder)
+            made.append(files)
             time.sleep(0.3)
             super().build(*files)
 

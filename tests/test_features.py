@@ -97,6 +97,7 @@ RUNS = [
 
 @pytest.mark.parametrize("task", [TaskType.SEQ_CLASSIFICATION, TaskType.TOKEN_CLASSIFICATION])
 @pytest.mark.parametrize(("model", "head", "tuning"), RUNS)
+@pytest.mark.usefixtures("unscored")
 def test_training_on_kept_features_is_the_same_training(tmp_path, monkeypatch, model, head, tuning, task):
     monkeypatch.setenv("PLFT_CACHE", str(tmp_path / "cache"))
     data = small_run.write_table(tmp_path / "data.csv", task)
@@ -115,6 +116,7 @@ def test_training_on_kept_features_is_the_same_training(tmp_path, monkeypatch, m
     assert not any((tmp_path / "cache").rglob("*.bin"))
 
 
+@pytest.mark.usefixtures("unscored")
 def test_features_that_are_kept_serve_the_next_run(tmp_path, monkeypatch):
     monkeypatch.setenv("PLFT_CACHE", str(tmp_path / "cache"))
     data = small_run.write_table(tmp_path / "data.csv")
@@ -137,6 +139,7 @@ def test_features_that_are_kept_serve_the_next_run(tmp_path, monkeypatch):
     assert sizes == sorted(n * width * item for n in (36, 12) for item in (4, 2))
 
 
+@pytest.mark.usefixtures("unscored")
 def test_features_are_left_out_where_a_run_ends_before_it_would_read_them_twice(tmp_path, monkeypatch):
     monkeypatch.setenv("PLFT_CACHE", str(tmp_path / "cache"))
     said: list[str] = []
@@ -146,6 +149,7 @@ def test_features_are_left_out_where_a_run_ends_before_it_would_read_them_twice(
     assert not any("is frozen" in line for line in said)
 
 
+@pytest.mark.usefixtures("unscored")
 def test_features_are_left_out_where_the_disk_has_no_room(tmp_path: Path, monkeypatch):
     monkeypatch.setenv("PLFT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("plft.keeping.fits", lambda folder, size: False)

@@ -164,12 +164,13 @@ def test_a_weighted_resample_equals_literally_repeating_the_sequences(task, widt
     present = [at for at, target in enumerate(targets) if np.any((target != -100) & np.isfinite(target))]
     (weights,) = draw(scored.n_sequences, 20, seed=1)
     tally = scorer_of(scored).tally(weights)
+    literal = []
+    for resample in weights:
+        repeated = np.repeat(present, resample.astype(int))
+        literal.append(point(task, [outputs[at] for at in repeated], [targets[at] for at in repeated]))
     for row in metrics_for(task, width):
-        values = row.function(tally)
-        for resample, value in zip(weights, values.reshape(20, -1).mean(axis=1), strict=True):
-            repeated = np.repeat(present, resample.astype(int))
-            literal = point(task, [outputs[at] for at in repeated], [targets[at] for at in repeated])
-            assert value == pytest.approx(literal[row.name], abs=1e-6, nan_ok=True), row.name
+        values = row.function(tally).reshape(20, -1).mean(axis=1)
+        assert values == pytest.approx([each[row.name] for each in literal], abs=1e-6, nan_ok=True), row.name
 
 
 @pytest.mark.parametrize(("task", "width"), CASES)

@@ -320,6 +320,10 @@ def test_the_total_weighs_every_token_the_same():
     assert (summed.sequences, summed.length, summed.n_scored) == (2, 4, 4)
 
 
+def test_a_model_that_has_gone_astray_still_has_a_perplexity():
+    assert 1e300 < perplexity.Score("a", 1, 1, 1, 1e5).perplexity < math.inf
+
+
 def test_an_empty_sequence_and_dna_for_a_protein_model_are_refused():
     with pytest.raises(PlftError, match="Sequence 2 is empty"):
         score(language_of("esm2"), ["MKT", " "])

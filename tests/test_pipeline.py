@@ -100,6 +100,7 @@ class Scale(nn.Module):
         return self.linear(hidden_states.mean(1))
 
 
+@pytest.mark.usefixtures("unscored")
 def test_two_runs_with_the_same_head_object_do_not_share_its_weights(tmp_path: Path) -> None:
     data = small_run.write_table(tmp_path / "data.csv")
     head = Scale(32)
@@ -279,6 +280,7 @@ def test_a_column_without_labels_in_test_is_no_obstacle(tmp_path: Path) -> None:
     assert "redicted against true" in (run / "report.html").read_text()
 
 
+@pytest.mark.usefixtures("unscored")
 def test_weights_of_sequences_are_said(tmp_path: Path) -> None:
     data = small_run.write_table(tmp_path / "data.csv")
     rows = data.read_text().splitlines()

@@ -274,6 +274,8 @@ def test_a_rank_without_lora_is_refused(tmp_path):
     done = plft("adapt", "a.fasta", *words)
     assert done.code == 1
     assert "--rank 4 has no effect with --method full" in done.err
+    done = plft("adapt", "a.fasta", *words, "--set", "method=lora")  # which has the last word
+    assert "No such file: a.fasta" in done.err
 
 
 # -- runs --------------------------------------------------------------------------------------------------------------
@@ -371,9 +373,10 @@ def test_nothing_masked_among_held_out_sequences_is_no_perplexity(tmp_path, corp
 
 
 @pytest.mark.parametrize("model", ["tiny-dna", "tiny-mistral-dna"])
-def test_a_crop_is_as_long_as_asked_even_beyond_a_stretch_of_the_store(tmp_path, model):
-    file = write(tmp_path / "genomes.fasta", dna(2, 12_000))
-    options = {"crop": 16_384, "batch_residues": 16_384, "step_residues": 16_384, "held_out_share": 0}
+def test_a_crop_is_as_long_as_asked_even_beyond_a_stretch_of_the_store(tmp_path, monkeypatch, model):
+    monkeypatch.setattr("plft.language_preparation.BLOCK", 512)
+    file = write(tmp_path / "genomes.fasta", dna(2, 750))
+    options = {"crop": 1024, "batch_residues": 1024, "step_residues": 1024, "held_out_share": 0}
     run_language_model(settings(file, model=f"scratch:{model}", steps=1, **options), tmp_path / "run")
     store = next((tmp_path / "cache" / "corpora").glob("*/facts.json"))
     assert json.loads(store.read_text())["facts"]["entries"] == 4  # two sequences in both directions, none cut
@@ -546,6 +549,15 @@ def test_a_corpus_of_one_short_sequence_trains_without_a_held_out_part(tmp_path)
     metrics = run_language_model(settings(file, steps=2), tmp_path / "m")
     assert metrics["perplexity"]["after"] == {}
     assert "Nothing was held out" in (tmp_path / "m" / "README.md").read_text()
+
+
+def test_sequences_marked_as_test_are_not_learned_and_that_is_said(tmp_path):
+    rows = [f"{sequence},{'test' if at % 4 else 'train'}" for at, sequence in enumerate(proteins(40))]
+    (tmp_path / "a.csv").write_text("\n".join(["sequence,split", *rows]))
+    said: list[str] = []
+    metrics = run_language_model(settings(str(tmp_path / "a.csv"), steps=1), tmp_path / "m", say=said.append)
+    assert metrics["data"]["sequences"] == 10
+    assert "30 sequences that the files mark as valid or test are left out" in said
 
 
 @pytest.mark.parametrize("method", ["full", "lora"])

@@ -21,10 +21,9 @@ from plft.ranks import processes
 from plft.together import most_workers, train_together
 
 
-@pytest.fixture
-def corpus(tmp_path, monkeypatch) -> str:
-    monkeypatch.setenv("PLFT_CACHE", str(tmp_path / "cache"))
-    file = tmp_path / "proteins.fasta"
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory) -> str:
+    file = tmp_path_factory.mktemp("corpus") / "proteins.fasta"
     file.write_text("".join(f">s{n}\n{'MKTAYIAKQRQISFVKSHFSRQ'[n % 7 :] * (1 + n % 4)}\n" for n in range(200)))
     return str(file)
 
@@ -39,10 +38,17 @@ def weights(folder):
     return load_file(folder / "model.safetensors")
 
 
-def test_workers_learn_what_one_process_learns_that_takes_as_much_in_a_step(tmp_path, corpus):
+@pytest.fixture(scope="module")
+def undisturbed(corpus, tmp_path_factory):
+    """A run of two processes: its folder and its metrics."""
+    folder = tmp_path_factory.mktemp("runs") / "two"
+    return folder, run_language_model(settings(corpus, workers=2, save_steps=2), folder)
+
+
+def test_workers_learn_what_one_process_learns_that_takes_as_much_in_a_step(tmp_path, corpus, undisturbed):
     one = run_language_model(settings(corpus), tmp_path / "one")
-    two = run_language_model(settings(corpus, workers=2), tmp_path / "two")
-    expected, found = weights(tmp_path / "one"), weights(tmp_path / "two")
+    folder, two = undisturbed
+    expected, found = weights(tmp_path / "one"), weights(folder)
     assert all(torch.allclose(expected[name], found[name], atol=1e-5) for name in expected)
     assert two["steps"] == one["steps"]
     assert (two["tokens"], two["predicted_share"]) == (one["tokens"], one["predicted_share"])
@@ -52,13 +58,12 @@ def test_workers_learn_what_one_process_learns_that_takes_as_much_in_a_step(tmp_
     assert not dist.is_initialized()
 
 
-def test_workers_that_are_interrupted_end_with_the_weights_of_undisturbed_ones(tmp_path, corpus):
+def test_workers_that_are_interrupted_end_with_the_weights_of_undisturbed_ones(tmp_path, corpus, undisturbed):
     config = settings(corpus, workers=2, save_steps=2)
-    run_language_model(config, tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
         run_language_model(config, tmp_path / "broken", resume=True, callbacks=[StopAt(3)])
     run_language_model(config, tmp_path / "broken", resume=True)
-    expected, found = weights(tmp_path / "whole"), weights(tmp_path / "broken")
+    expected, found = weights(undisturbed[0]), weights(tmp_path / "broken")
     assert all(torch.equal(expected[name], found[name]) for name in expected)
 
 
@@ -117,3 +122,12 @@ def test_workers_are_for_machines_without_a_gpu(tmp_path, corpus, monkeypatch):
     monkeypatch.setattr("plft.language_run.has_accelerator", lambda: True)
     with pytest.raises(PlftError, match="accelerate launch"):
         run_language_model(settings(corpus, workers=2), tmp_path / "m")
+
+
+def test_what_keeps_a_worker_from_starting_is_the_error(monkeypatch):
+    def refuse(_: object) -> None:
+        raise OSError("no more processes")
+
+    monkeypatch.setattr("multiprocessing.context.SpawnProcess.start", refuse)
+    with pytest.raises(OSError, match="no more processes"):
+        train_together(2, _meet, 1)

@@ -371,6 +371,7 @@ def is_norm_like(module: torch.nn.Module) -> bool:
     return "norm" in type(module).__name__.lower()
 
 
+@pytest.mark.usefixtures("unscored")
 def test_a_run_with_gradient_checkpointing_equals_one_without(tmp_path: Path) -> None:
     data = small_run.write_table(tmp_path / "data.csv")
     for name, on in (("kept", False), ("recomputed", True)):
@@ -384,6 +385,7 @@ def test_a_run_with_gradient_checkpointing_equals_one_without(tmp_path: Path) ->
 # --- seeds
 
 
+@pytest.mark.usefixtures("unscored")
 def test_a_seed_decides_the_weights(tmp_path: Path) -> None:
     data = small_run.write_table(tmp_path / "data.csv")
 

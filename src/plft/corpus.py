@@ -26,7 +26,8 @@ from plft.errors import PlftError
 from plft.records import read_records
 from plft.tokens import ResidueTokenizer
 
-FORMAT = 4
+FORMAT = 5
+OTHER_PARTS = ("valid", "test")
 BLOCK = 8192  # residues by default: longer sequences are kept as several entries, so that no single one is large
 TRUE_START, TRUE_END = 1, 2
 _BATCH = 256  # entries tokenised together
@@ -39,7 +40,8 @@ class CorpusFacts:
     """What went into a corpus.
 
     sequences, residues: in the files.  duplicates: exact copies left out.  entries: stored stretches, both strands
-    counted.  tokens: in them, special tokens not counted.  unknown: letters that were replaced.
+    counted.  tokens: in them, special tokens not counted.  unknown: letters that were replaced.  other_parts: sequences
+    that the files mark as valid or test, left out.
     """
 
     sequences: int
@@ -50,6 +52,7 @@ class CorpusFacts:
     unknown: int
     files: dict[str, str]
     both_strands: bool
+    other_parts: int = 0
 
 
 class Corpus:
@@ -106,29 +109,31 @@ def tokenise(
     *,
     both_strands: bool = False,
     block: int = BLOCK,
+    to_learn: bool = False,
 ) -> Corpus:
     """Tokenise sequence files into a store, or open the one that an earlier call made of the same content, in order.
 
     Of several processes that want the same store one makes it, and the others wait.
 
     files: any format that `plft check` reads.  folder: keeps the stores, by default `cache_folder()`.
-    both_strands: DNA is stored in both directions.  block: residues that an entry holds at most.  Exact duplicates are
-    left out and counted.
+    both_strands: DNA is stored in both directions.  block: residues that an entry holds at most.  to_learn: leave out
+    what the files mark as valid or test.  Exact duplicates are left out and counted.
     Raises PlftError for unreadable files, a wrong alphabet, and files without a sequence.
     """
     for file in files:
         read_records(file, labelled=False)  # names the nearest file where this one is missing
     digests: dict[str, str] = {}
-    for file in files:
-        same_name = sum(name.partition(" (")[0] == file.name for name in digests)
-        digests[f"{file.name} ({same_name + 1})" if same_name else file.name] = _digest(file)
-    key = _key(digests, tokenizer, both_strands, block)
+    for at, file in enumerate(files):
+        before = sum(each.name == file.name for each in files[:at])
+        digests[f"{file.name} ({before + 1})" if before else file.name] = _digest(file)
+    builder = _Builder(tokenizer, both_strands, block, to_learn)
+    key = builder.key([*digests.values()])
     target = (folder or cache_folder()) / "corpora" / key
     if not _is_whole(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(target.parent / f".{key}.lock"):
             if not _is_whole(target):
-                _make(target, _Builder(target.parent / f".{key}", tokenizer, both_strands, block), files, digests)
+                _make(target, builder, files, digests)
     corpus = Corpus(target)
     corpus.facts = replace(corpus.facts, files=digests)  # they may have other names by now
     return corpus
@@ -145,14 +150,15 @@ def _is_whole(store: Path) -> bool:
 
 def _make(target: Path, builder: _Builder, files: Sequence[Path], digests: dict[str, str]) -> None:
     """Make a store beside its place, without what a builder that was killed has left there, and move it."""
-    shutil.rmtree(builder.folder, ignore_errors=True)
-    builder.folder.mkdir()
+    beside = target.with_name(f".{target.name}")
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir()
     try:
-        builder.build(files, digests)
+        builder.build(beside, files, digests)
         shutil.rmtree(target, ignore_errors=True)
-        os.replace(builder.folder, target)
+        os.replace(beside, target)
     finally:
-        shutil.rmtree(builder.folder, ignore_errors=True)
+        shutil.rmtree(beside, ignore_errors=True)
 
 
 def _digest(file: Path) -> str:
@@ -161,12 +167,6 @@ def _digest(file: Path) -> str:
             return hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
         raise PlftError(f"{file} cannot be read ({error.strerror}). Name a sequence file.") from error
-
-
-def _key(digests: dict[str, str], tokenizer: ResidueTokenizer, both_strands: bool, block: int) -> str:
-    vocabulary = sorted(tokenizer.tokenizer.get_vocab().items(), key=lambda pair: pair[1])
-    content = [FORMAT, block, list(digests.values()), vocabulary, tokenizer.family.name, both_strands]
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:20]
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,25 +181,32 @@ class _Block:
 class _Builder:
     """Writes one store: tokens and entries as they come, then the entries again without the duplicates."""
 
-    def __init__(self, folder: Path, tokenizer: ResidueTokenizer, both_strands: bool, block: int) -> None:
-        self.folder, self.both_strands, self.block = folder, both_strands, block
-        self.tokenizer = tokenizer
+    def __init__(self, tokenizer: ResidueTokenizer, both_strands: bool, block: int, to_learn: bool) -> None:
+        self.tokenizer, self.both_strands, self.block, self.to_learn = tokenizer, both_strands, block, to_learn
         self.alphabet = ALPHABETS[tokenizer.family.alphabet]
         self.dtype = np.dtype(
             "u1" if len(tokenizer.tokenizer) <= 256 else "<u2" if len(tokenizer.tokenizer) <= 65536 else "<i4"
         )
-        self.sequences = self.residues = self.unknown = self.written = 0
+        self.sequences = self.residues = self.unknown = self.written = self.other_parts = 0
 
-    def build(self, files: Sequence[Path], digests: dict[str, str]) -> None:
+    def key(self, digests: list[str]) -> str:
+        """Name of the store: the same for the same content of files, tokenizer and settings."""
+        vocabulary = sorted(self.tokenizer.tokenizer.get_vocab().items(), key=lambda pair: pair[1])
+        settings = [self.tokenizer.family.name, self.both_strands, self.to_learn]
+        content = [FORMAT, self.block, digests, vocabulary, *settings]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:20]
+
+    def build(self, folder: Path, files: Sequence[Path], digests: dict[str, str]) -> None:
         """Read, tokenise, write, and leave the facts as the last file."""
-        with (self.folder / "tokens.bin").open("wb") as tokens, (self.folder / "all.bin").open("wb") as entries:
+        with (folder / "tokens.bin").open("wb") as tokens, (folder / "all.bin").open("wb") as entries:
             blocks = (block for file in files for block in self.blocks(file))
             while batch := list(islice(blocks, _BATCH)):
                 self.write(batch, tokens, entries)
         if not self.sequences:
-            raise PlftError(f"{', '.join(file.name for file in files)}: no sequences. Check the file.")
-        duplicates = _keep_first(self.folder)
-        kept = np.memmap(self.folder / "entries.bin", dtype=_ENTRY, mode="r")
+            names = ", ".join(file.name for file in files)
+            raise PlftError(f"{names}: every sequence is marked as valid or test. Check the split.")
+        duplicates = _keep_first(folder)
+        kept = np.memmap(folder / "entries.bin", dtype=_ENTRY, mode="r")
         facts = CorpusFacts(
             sequences=self.sequences,
             residues=self.residues,
@@ -209,15 +216,22 @@ class _Builder:
             unknown=self.unknown,
             files=digests,
             both_strands=self.both_strands,
+            other_parts=self.other_parts,
         )
-        sizes = {name: (self.folder / name).stat().st_size for name in ("tokens.bin", "entries.bin")}
+        sizes = {name: (folder / name).stat().st_size for name in ("tokens.bin", "entries.bin")}
         content = {"facts": asdict(facts), "dtype": self.dtype.str, "bytes": sizes}
-        (self.folder / "facts.json").write_text(json.dumps(content))
+        (folder / "facts.json").write_text(json.dumps(content))
 
     def blocks(self, file: Path) -> Iterator[_Block]:
         """The sequences of a file, cleaned, in stretches of at most `block` letters."""
-        check_alphabet((each.sequence[:10_000] for each in read_records(file, labelled=False)), self.alphabet)
+        try:
+            check_alphabet((each.sequence[:10_000] for each in read_records(file, labelled=False)), self.alphabet)
+        except PlftError as error:
+            raise PlftError(f"{file.name}: {error}") from error
         for record in read_records(file, labelled=False):
+            if self.to_learn and record.split in OTHER_PARTS:
+                self.other_parts += 1
+                continue
             cleaned = clean(record.sequence, self.alphabet)
             self.sequences += 1
             self.residues += len(cleaned.sequence)

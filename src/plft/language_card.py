@@ -23,8 +23,8 @@ TITLES = {
     "general": "general set",
 }
 MEANING = {
-    "masked": "Perplexity of masked residues, {rate:.0%} of them at a time, in crops of {crop} tokens.",
-    "causal": "Perplexity of each token given those before it, in crops of {crop} tokens.",
+    "masked": "Perplexity of masked tokens, {rate:.0%} of them at a time, in crops of {crop} tokens.",
+    "causal": "Perplexity of each token of the sequence given those before it, in crops of {crop} tokens.",
     "span": "Perplexity of residues cut out, {rate:.0%} of them at a time as in training, in crops of {crop} tokens.",
 }
 STYLE = """<style>
@@ -55,8 +55,9 @@ def write_language_card(folder: Path, name: str = "") -> Path:
         "look": f"{LOOK:,}",
         "files": list(metrics["data"]["files"].items()),
         "sentences": metrics["sentences"],
-        "model_in_shell": shlex.quote(name or folder.name),
-        "folder_in_python": json.dumps(folder.name),
+        "model_in_shell": shlex.quote(name or folder.resolve().name),
+        "builtin": folder.name if name else "",
+        "folder_in_python": "folder" if name else json.dumps(folder.resolve().name),
         "auto_class": AUTO_CLASSES[metrics["objective"]].__name__,
         "limits": _limits(metrics),
     }
@@ -92,7 +93,9 @@ def _front_matter(metrics: dict[str, Any]) -> dict[str, Any]:
 def _headline(metrics: dict[str, Any]) -> str:
     after, counting = metrics["perplexity"]["after"], metrics["counting"]
     if "held_out" not in after:
-        return "Nothing was held out, so no perplexity was measured."
+        held_out = metrics["data"]["held_out"]
+        why = "In what was held out nothing was masked" if held_out else "Nothing was held out"
+        return f"{why}, so no perplexity was measured."
     bars = " and ".join(f"{name} {value:.2f}" for name, value in counting.items())
     return f"Perplexity {after['held_out']:.2f} on held-out sequences" + (
         f" (counting alone: {bars})." if bars else "."

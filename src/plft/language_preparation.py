@@ -23,7 +23,7 @@ from plft.alphabet import ALPHABETS
 from plft.attention import can_pack, fuse, use_packing
 from plft.checkpoints import Checkpoint, resolve
 from plft.config import LanguageModelConfig
-from plft.corpus import BLOCK, Corpus, Crops, Part, hold_out, tokenise, without_copies, write_fasta
+from plft.corpus import BLOCK, OTHER_PARTS, Corpus, Crops, Part, hold_out, tokenise, without_copies, write_fasta
 from plft.errors import PlftError
 from plft.homology import IDENTITY, find_mmseqs, homologous_queries
 from plft.language_models import load_language_model
@@ -170,7 +170,8 @@ def kept_file(file: Path, resume: bool) -> dict[str, Any] | None:
 
 def find_model(config: LanguageModelConfig) -> Checkpoint:
     """The model to begin with; the tokenizer of a scratch model that learns its pieces is trained on the files."""
-    sequences = (record.sequence for file in config.files for record in read_records(Path(file), labelled=False))
+    records = (record for file in config.files for record in read_records(Path(file), labelled=False))
+    sequences = (record.sequence for record in records if record.split not in OTHER_PARTS)
     checkpoint = resolve(
         config.model,
         revision=config.revision,
@@ -196,14 +197,17 @@ def read_data(config: LanguageModelConfig, checkpoint: Checkpoint, kept: dict[st
     both_strands = is_dna if config.both_strands is None else config.both_strands
     block = _block(config, checkpoint)
 
-    def read(files: Sequence[str], both: bool = False) -> Corpus:
-        return tokenise([Path(file) for file in files], tokenizer, both_strands=both, block=block)
+    def read(files: Sequence[str], both: bool = False, to_learn: bool = False) -> Corpus:
+        paths = [Path(file) for file in files]
+        return tokenise(paths, tokenizer, both_strands=both, block=block, to_learn=to_learn)
 
-    corpus = read(config.files, both_strands)
+    corpus = read(config.files, both_strands, to_learn=True)
     facts = corpus.facts
     replaced = f"; {facts.unknown:,} unknown letters replaced" if facts.unknown else ""
     duplicates = f"{facts.duplicates:,} exact copies left out"
     say(f"{facts.sequences:,} sequences, {facts.residues:,} residues; {duplicates}{replaced}")
+    if facts.other_parts:
+        say(f"{facts.other_parts:,} sequences that the files mark as valid or test are left out")
     general = Part(read(config.general)) if config.general else None
     if config.valid:
         held_out, copies = without_copies(read(config.valid), corpus)

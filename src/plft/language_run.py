@@ -25,8 +25,9 @@ from plft.language_card import write_language_card
 from plft.language_preparation import Prepared, Say, agreed, autocast, device, prepare, worker_bytes
 from plft.memory import free_bytes
 from plft.ngrams import ngram_perplexities
+from plft.objectives import perplexity
 from plft.preparation import quiet
-from plft.pretraining import Journal, LanguageModelTrainer, Stream, arguments, mean_loss, perplexity
+from plft.pretraining import Journal, LanguageModelTrainer, Stream, arguments, mean_loss
 from plft.ranks import is_first, processes
 from plft.runfolder import check_place, new_folder, write_json, write_text
 from plft.together import most_workers, train_together
@@ -86,7 +87,8 @@ def run_language_model(
     if config.workers == 1 or processes() > 1:
         return _run(*shared, **own)
     if has_accelerator():
-        raise PlftError("--workers is for machines without a GPU. For several GPUs start plft with accelerate launch.")
+        begun = f"This run was begun by {config.workers} processes on a CPU: resume it there. " if resume else ""
+        raise PlftError(f"{begun}--workers is for machines without a GPU; for several GPUs use accelerate launch.")
     return train_together(config.workers, _run, *shared, **own)
 
 
@@ -276,7 +278,8 @@ def affordable_look(prepared: Prepared) -> tuple[int, float]:
     per_token = agreed(lambda: taken) / FIRST_LOOK
     affordable = min(FINAL_LOOK, int(0.05 * 60 * prepared.config.minutes / per_token))
     look = prepared.choices.look or max(FIRST_LOOK, affordable)  # of a resumed run as before
-    return look, 1.2 * per_token * look + SAVING
+    largest = max(part.n_tokens for part in prepared.data.measured.values())
+    return look, 1.2 * per_token * min(look, largest) + SAVING
 
 
 def perplexities(prepared: Prepared, most: int) -> dict[str, float]:

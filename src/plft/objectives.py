@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -271,3 +272,8 @@ class LanguageModelTask(nn.Module):
         # [0]: code of a model's own may return a plain tuple
         hidden = run_packed(base, input_ids, packing) if packing else base(input_ids=input_ids, **others)[0]
         return HEADS[model.config.model_type](model)(hidden[where]), labels[where]
+
+
+def perplexity(loss: float) -> float:
+    """exp of a mean loss in nats; as high as a number can be, where a model has gone astray."""
+    return math.exp(min(loss, 700.0))

@@ -20,7 +20,7 @@ from plft.checkpoints import Checkpoint, resolve
 from plft.errors import PlftError
 from plft.families import Family
 from plft.language_models import load_language_model
-from plft.objectives import Symbols, check_symbols
+from plft.objectives import Symbols, check_symbols, perplexity
 from plft.parallel import side_by_side, workers_for
 from plft.prediction import CHUNK_RESIDUES, as_record, choose_device, chunks
 from plft.records import Record
@@ -102,12 +102,12 @@ class Score:
     @property
     def perplexity(self) -> float:
         """exp(nll / n_scored): per token. NaN where nothing was scored."""
-        return math.exp(self.nll / self.n_scored) if self.n_scored else math.nan
+        return perplexity(self.nll / self.n_scored) if self.n_scored else math.nan
 
     @property
     def perplexity_per_residue(self) -> float:
         """exp(nll / n_residues): what makes models with tokens of different length comparable."""
-        return math.exp(self.nll / self.n_residues) if self.n_residues else math.nan
+        return perplexity(self.nll / self.n_residues) if self.n_residues else math.nan
 
 
 @dataclass(frozen=True)

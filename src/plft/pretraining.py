@@ -27,7 +27,7 @@ from plft.budget import UNKNOWN, Budget
 from plft.config import LanguageModelConfig
 from plft.corpus import Crops
 from plft.errors import PlftError
-from plft.objectives import NOTHING, Corrupted, LanguageModelTask, Objective, Symbols, pack, pad
+from plft.objectives import NOTHING, Corrupted, LanguageModelTask, Objective, Symbols, pack, pad, perplexity
 from plft.optimizers import MuonWithAdamW, matrices
 from plft.training import has_accelerator, readable_checkpoint
 
@@ -125,11 +125,6 @@ def mean_loss(task: LanguageModelTask, batches: Iterator[dict[str, Any]], autoca
         dist.all_reduce(sums)
         total, count = float(sums[0]), int(sums[1])
     return (total / count if count else math.nan), count
-
-
-def perplexity(loss: float) -> float:
-    """exp of a mean loss in nats; as high as a number can be, where a model has gone astray."""
-    return math.exp(min(loss, 700.0))
 
 
 class LanguageModelTrainer(Trainer):

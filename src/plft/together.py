@@ -56,7 +56,8 @@ def train_together(workers: int, train: Callable[..., T], *shared: Any, **own: A
         raise
     finally:
         for other in others:
-            other.terminate()
+            if other.pid is not None:  # it was started
+                other.terminate()
         AcceleratorState._reset_state(reset_partial_state=True)
         torch.set_num_threads(threads)
         os.environ.clear()

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from plft.alphabet import ALPHABETS
 from plft.errors import PlftError
 from plft.families import (
     AMINO_ACIDS,
@@ -143,8 +144,10 @@ class ResidueTokenizer:
         codes = np.full(len(self.tokenizer.get_vocab()) + 1, ord("X"), dtype=np.uint8)
         if self._table is not None:
             known = np.flatnonzero(self._table.ids >= 0)
-            first_last = known[::-1]  # of letters that share a token, the first in the alphabet stays
-            codes[self._table.ids[first_last]] = first_last
+            unknown = ord(ALPHABETS[self.family.alphabet].unknown)
+            # Of letters that share a token the last one here stays: the unknown letter, else the first in the alphabet.
+            known = np.append(known[::-1], known[known == unknown])
+            codes[self._table.ids[known]] = known
         return codes
 
     def bodies(self, sequences: Iterable[str]) -> list[np.ndarray]:

@@ -122,9 +122,11 @@ def adapt(
     json: Json = False,
 ) -> None:
     """Go on training a model on sequences of your own, with the objective it was trained with."""
-    if rank is not None and method != "lora":
-        raise PlftError(f"--rank {rank} has no effect with --method {method}. Ask for --method lora, or leave it out.")
-    _run(_given(locals()), out, resume, overwrite, json)
+    given = _given(locals())
+    asked, chosen = given.get("rank"), given["method"]
+    if asked is not None and chosen != "lora":
+        raise PlftError(f"--rank {asked} has no effect with --method {chosen}. Ask for --method lora, or leave it out.")
+    _run(given, out, resume, overwrite, json)
 
 
 _NOT_SETTINGS = ("out", "arch", "resume", "overwrite", "json", "set")
