@@ -46,8 +46,8 @@ TASKS = {
     "secondary": Task(SECONDARY, full(1, 0.00024), "test"),  # plft's own rate for a pretrained model of this width
     "secondary-fast": Task(SECONDARY, full(1, 0.0015), "test"),
     "secondary-slow": Task(SECONDARY, full(2, 0.0005), "test"),
-    "location": Task(LOCATION, full(2, 0.001, *FIRST_256), "test_hard"),
-    "location-slow": Task(LOCATION, full(3, 0.0005, *FIRST_256), "test_hard"),
+    "location": Task(LOCATION, full(2, 0.00024, *FIRST_256), "test_hard"),
+    "location-fast": Task(LOCATION, full(2, 0.001, *FIRST_256), "test_hard"),
     "secondary-head": Task(
         SECONDARY,
         (

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from transformers import EsmConfig, EsmForMaskedLM
 
+from plft.homology import find_mmseqs
 from scripts import load_script
 
 SPEED = load_script("benchmarks/speed.py")
@@ -53,3 +55,18 @@ def test_smaller_weights_leave_the_function_as_it_is():
     after = BUILTIN.shrunk(model, 2.5)(tokens).logits
     torch.testing.assert_close(after, before, rtol=1e-3, atol=1e-3 * float(before.abs().max()))
     torch.testing.assert_close(model.esm.embeddings.word_embeddings.weight, embeddings / 2.5)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_mmseqs() is None, reason="families are found with MMseqs2")
+def test_few_sequences_of_each_family_are_kept_and_all_without_one(tmp_path):
+    random = np.random.default_rng(0)
+    founders = ["".join(random.choice(list("ACDEFGHIKLMNPQRSTVWY"), 120)) for _ in range(6)]
+    family = [founders[0][:at] + "A" + founders[0][at + 1 :] for at in range(0, 60, 10)]
+    file = tmp_path / "all.fasta"
+    file.write_text("".join(f">s{at}\n{each}\n" for at, each in enumerate([*founders, *family])))
+    few = BUILTIN.few_of_each_family([file], 2, 0, tmp_path / "work").read_text()
+    kept = few.splitlines()[1::2]
+    assert set(founders[1:]) <= set(kept)
+    assert len(kept) == 7
+    assert BUILTIN.few_of_each_family([file], 2, 0, tmp_path / "again").read_text() == few

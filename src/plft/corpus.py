@@ -224,10 +224,7 @@ class _Builder:
 
     def blocks(self, file: Path) -> Iterator[_Block]:
         """The sequences of a file, cleaned, in stretches of at most `block` letters."""
-        try:
-            check_alphabet((each.sequence[:10_000] for each in read_records(file, labelled=False)), self.alphabet)
-        except PlftError as error:
-            raise PlftError(f"{file.name}: {error}") from error
+        check_alphabet((each.sequence[:10_000] for each in read_records(file, labelled=False)), self.alphabet)
         for record in read_records(file, labelled=False):
             if self.to_learn and record.split in OTHER_PARTS:
                 self.other_parts += 1
