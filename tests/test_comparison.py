@@ -152,6 +152,7 @@ def test_the_same_command_again_trains_nothing_and_says_the_same(
     assert again.results == finished.results
 
 
+@pytest.mark.slow
 def test_killed_twice_it_ends_with_the_table_of_an_undisturbed_one(finished: Finished, tmp_path: Path) -> None:
     arguments = [str(finished.folder.parent / "data.csv"), [TINY], ["head", "full"], QUICK]
     (tmp_path / "arguments.json").write_text(json.dumps(arguments))
