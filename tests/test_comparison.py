@@ -20,6 +20,7 @@ from scipy.stats import spearmanr
 import plft as package
 import small_run
 from commandline import plft
+from fakes import StopAt
 from plft import comparison
 from plft.comparison import compare
 from plft.comparison_data import read_data_set, unique
@@ -152,6 +153,34 @@ def test_the_same_command_again_trains_nothing_and_says_the_same(
     assert again.results == finished.results
 
 
+def without_clock(folder: Path) -> list[dict[str, str]]:
+    """comparison.csv without what differs from run to run."""
+    return [{key: value for key, value in row.items() if key not in CLOCK} for row in table(folder / "comparison.csv")]
+
+
+def test_a_run_that_was_broken_off_is_taken_up_and_the_table_is_that_of_an_undisturbed_one(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = Path(shutil.copytree(finished.folder, tmp_path / "out"))
+    broken = out / "runs/data/scratch-tiny-esm2/full/seed-1"
+    shutil.rmtree(broken)
+    data, real = finished.folder.parent / "data.csv", comparison.train
+
+    def go_on() -> None:
+        compare(data, [TINY], ["head", "full"], out, seeds=2, config=QUICK)
+
+    def interrupted(*arguments: Any, **options: Any) -> Any:
+        return real(*arguments, **options | {"callbacks": [StopAt(4)]})
+
+    with monkeypatch.context() as patch:
+        patch.setattr(comparison, "train", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            go_on()
+    assert (broken / "checkpoints").exists()
+    go_on()
+    assert without_clock(out) == without_clock(finished.folder)
+
+
 @pytest.mark.slow
 def test_killed_twice_it_ends_with_the_table_of_an_undisturbed_one(finished: Finished, tmp_path: Path) -> None:
     arguments = [str(finished.folder.parent / "data.csv"), [TINY], ["head", "full"], QUICK]
@@ -164,11 +193,7 @@ def test_killed_twice_it_ends_with_the_table_of_an_undisturbed_one(finished: Fin
     assert (
         json.loads(environment.read_text())["steps"] > 4 > QUICK["training"]["save_steps"]
     )  # killed behind a checkpoint
-    ours, theirs = (table(each / "comparison.csv") for each in (tmp_path / "out", finished.folder))
-    for row in [*ours, *theirs]:
-        for name in CLOCK:
-            del row[name]
-    assert ours == theirs
+    assert without_clock(tmp_path / "out") == without_clock(finished.folder)
 
 
 def test_an_interrupted_comparison_shows_what_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
