@@ -15,6 +15,7 @@ from plft.attention import (
     PACKED,
     Packing,
     SpelledOut,
+    _turned,
     can_pack,
     fuse,
     packed_attention,
@@ -218,3 +219,15 @@ def test_what_packing_would_change_is_left_as_it_is():
     model = tiny.checkpoint("protbert").load_backbone()
     model.set_attn_implementation("eager")  # somebody wants to look at the attention
     assert not can_pack(model)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_turning_leaves_what_it_turns(dtype):
+    states, angle = torch.randn(7, 2, 3, 8, dtype=dtype), torch.rand(7, 1, 1, 4)
+    was, (first, second) = states.clone(), states.float().unflatten(-1, (-1, 2)).unbind(-1)
+    turned = _turned(states[:, :1], torch.polar(torch.ones_like(angle), angle))
+    assert torch.equal(states, was)
+    expected = torch.stack(
+        [first * angle.cos() - second * angle.sin(), first * angle.sin() + second * angle.cos()], -1
+    ).flatten(-2)[:, :1]
+    assert torch.allclose(turned.float(), expected, atol=1e-6 if dtype == torch.float32 else 0.02)

@@ -64,14 +64,15 @@ def test_a_first_step_is_an_orthogonal_matrix_as_large_as_a_step_of_adamw():
     assert torch.allclose((was - vector).detach(), 0.1 * vector.grad.sign(), atol=1e-5)  # Adam's first step
 
 
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("shape", [(4, 6), (24, 8), (5, 5)])
-def test_steps_are_those_of_pytorch_but_for_rounding(shape):
+def test_steps_are_those_of_pytorch_but_for_rounding(shape, precision):
     """PyTorch's Muon computes in bf16, which has 8 bits; the averages of the gradients are the same."""
     torch.manual_seed(0)
     ours, theirs = (torch.nn.Parameter(torch.ones(shape)) for _ in range(2))
     settings = {"lr": 0.05, "weight_decay": 0.1}
     optimizers = (
-        PortableMuon([ours], **settings),
+        PortableMuon([ours], **settings, precision=precision),
         torch.optim.Muon([theirs], adjust_lr_fn="match_rms_adamw", **settings),
     )
     for _ in range(5):
@@ -83,6 +84,19 @@ def test_steps_are_those_of_pytorch_but_for_rounding(shape):
         assert (steps[0] - steps[1]).norm() < 0.05 * steps[1].norm()
     kept = [optimizer.state_dict()["state"][0]["momentum_buffer"] for optimizer in optimizers]
     assert torch.equal(*kept)
+
+
+def test_a_step_of_several_matrices_is_that_of_each_alone():
+    """Those of one shape are computed together; each still has its own norm and its own place."""
+    torch.manual_seed(0)
+    shapes = [(4, 6), (6, 4), (4, 6), (5, 5), (4, 6)]
+    together, alone = ([torch.nn.Parameter(torch.ones(shape)) for shape in shapes] for _ in range(2))
+    for at, (one, other) in enumerate(zip(together, alone, strict=True)):
+        one.grad = other.grad = 10**at * torch.randn(shapes[at])
+        PortableMuon([other], lr=0.1, weight_decay=0.1).step()
+    PortableMuon(together, lr=0.1, weight_decay=0.1).step()
+    assert all(torch.allclose(one, other, atol=1e-5) for one, other in zip(together, alone, strict=True))
+    assert not torch.allclose(together[0], together[2], atol=1e-2)
 
 
 def test_a_matrix_without_a_gradient_stays_and_the_closure_has_gradients():

@@ -270,7 +270,7 @@ def test_pieces_are_learned_from_letters_as_the_model_reads_them():
 
 
 def test_a_rank_without_lora_is_refused(tmp_path):
-    words = ["--model", "scratch:tiny-esm2", "--rank", "4", "--steps", "1", "-o", str(tmp_path / "o")]
+    words = ["--model", "builtin:protein", "--rank", "4", "--steps", "1", "-o", str(tmp_path / "o")]
     done = plft("adapt", "a.fasta", *words)
     assert done.code == 1
     assert "--rank 4 has no effect with --method full" in done.err
@@ -615,6 +615,9 @@ def test_settings_that_cannot_be_are_refused_in_one_line(corpus, changes, messag
         ({"model": "scratch:esm2-0.2n"}, "Did you mean 'esm2-0.2m'"),
         ({"model": "scratch:dna-1m"}, "look like protein"),
         ({"report_to": "tensorbord"}, "Did you mean 'tensorboard'"),
+        ({"model": "scratch:tiny-protgpt2", "rate": 0.3}, "rate=0.3 has no effect"),
+        ({"model": "scratch:tiny-prott5", "biases": False}, "linear layers of scratch:tiny-prott5 have none"),
+        ({"method": "lora"}, "has learned none"),
     ],
 )
 def test_what_cannot_be_trained_is_refused_in_one_line(tmp_path, corpus, changes, message):

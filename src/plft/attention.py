@@ -92,7 +92,7 @@ def packed_attention(
             outputs.append(SpelledOut.apply(q if scale == 1 else q * scale, k, v, runs))
         else:
             outputs += _fused_attention(q, k, v, runs, dropout, scale, causal, position_bias)
-    return torch.cat(outputs)[None], None
+    return (torch.cat(outputs) if len(outputs) > 1 else outputs[0])[None], None
 
 
 def _can_spell_out(query: Tensor) -> bool:
@@ -286,8 +286,9 @@ class _Rotate(torch.autograd.Function):
 
 
 def _turned(states: Tensor, turn: Tensor) -> Tensor:
-    pairs = torch.view_as_complex(states.float().contiguous().unflatten(-1, (-1, 2)))
-    return torch.view_as_real(pairs * turn).flatten(-2).to(states.dtype)
+    turned = states.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
+    torch.view_as_complex(turned.unflatten(-1, (-1, 2))).mul_(turn)
+    return turned.to(states.dtype)
 
 
 class _FusedSelfAttention(EsmSelfAttention):

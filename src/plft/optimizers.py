@@ -25,46 +25,57 @@ def matrices(model: PreTrainedModel) -> list[Tensor]:
     return [weight for weight in found.values() if weight is not logits and weight.requires_grad]
 
 
-def orthogonalized(matrix: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float) -> Tensor:
-    """About the nearest matrix with orthonormal rows (or columns, if there are fewer), by Newton-Schulz iterations.
+def orthogonalized(matrices: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float) -> Tensor:
+    """About the nearest matrices with orthonormal rows (or columns, if there are fewer), by Newton-Schulz iterations.
 
-    matrix: two-dimensional; its precision is that of the products.  coefficients: of the odd polynomial of degree 5
-    that is applied to the singular values.  Jordan et al. 2024 choose both such that few iterations bring all singular
-    values into the neighbourhood of 1 (0.7 to 1.2), not to it.
+    matrices: (number, rows, columns); their precision is that of the products.  coefficients: of the odd polynomial of
+    degree 5 that is applied to the singular values.  Jordan et al. 2024 choose both such that few iterations bring all
+    singular values into the neighbourhood of 1 (0.7 to 1.2), not to it.
     """
     linear, cubic, quintic = coefficients
-    wide = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
-    wide = wide / wide.norm().clamp(min=eps)
+    wide = matrices.mT if matrices.shape[1] > matrices.shape[2] else matrices
+    wide = wide / torch.linalg.matrix_norm(wide, keepdim=True).clamp(min=eps)
     for _ in range(steps):
-        gram = wide @ wide.T
-        wide = torch.addmm(wide, torch.addmm(gram, gram, gram, beta=cubic, alpha=quintic), wide, beta=linear)
-    return wide.T if matrix.shape[0] > matrix.shape[1] else wide
+        gram = wide @ wide.mT
+        wide = torch.baddbmm(wide, torch.baddbmm(gram, gram, gram, beta=cubic, alpha=quintic), wide, beta=linear)
+    return wide.mT if matrices.shape[1] > matrices.shape[2] else wide
 
 
 class PortableMuon(Muon):
-    """PyTorch's Muon with products in fp32, unless a GPU has bf16.
+    """PyTorch's Muon with products in the precision of training, and matrices of one shape taken together.
 
     PyTorch's own are in bf16 everywhere, which takes a CPU without bf16 20 to 35 times as long. Steps are scaled such
     that learning rate and weight decay are those of AdamW (Liu et al. 2025, arXiv 2502.16982).
     """
+
+    def __init__(
+        self, weights: list[Tensor], lr: float, weight_decay: float, precision: torch.dtype = torch.float32
+    ) -> None:
+        super().__init__(weights, lr=lr, weight_decay=weight_decay)
+        self.precision = precision
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """One step for all matrices that have a gradient; the closure's value, if one is given."""
         loss = None if closure is None else torch.enable_grad()(closure)()
         for group in self.param_groups:
-            momentum, rate = group["momentum"], group["lr"]
-            for weight in group["params"]:
-                if weight.grad is None:
-                    continue
-                mean = self.state[weight].setdefault("momentum_buffer", torch.zeros_like(weight.grad))
-                mean.lerp_(weight.grad, 1 - momentum)
-                ahead = weight.grad.lerp(mean, momentum)  # Nesterov
-                precision = torch.bfloat16 if weight.is_cuda and torch.cuda.is_bf16_supported(False) else torch.float32
-                step = orthogonalized(ahead.to(precision), group["ns_coefficients"], group["ns_steps"], group["eps"])
-                weight.mul_(1 - rate * group["weight_decay"])
-                weight.add_(step, alpha=-rate * 0.2 * math.sqrt(max(weight.shape)))
+            rate = group["lr"]
+            learning = [weight for weight in group["params"] if weight.grad is not None]
+            for shape in dict.fromkeys(weight.shape for weight in learning):
+                weights = [weight for weight in learning if weight.shape == shape]
+                ahead = torch.stack([self._ahead(weight, group["momentum"]).to(self.precision) for weight in weights])
+                steps = orthogonalized(ahead, group["ns_coefficients"], group["ns_steps"], group["eps"])
+                for weight, step in zip(weights, steps, strict=True):
+                    weight.mul_(1 - rate * group["weight_decay"])
+                    weight.add_(step, alpha=-rate * 0.2 * math.sqrt(max(shape)))
         return loss
+
+    def _ahead(self, weight: Tensor, momentum: float) -> Tensor:
+        """The averaged gradient, this one taken in, and looked ahead of by Nesterov's rule."""
+        gradient: Any = weight.grad
+        mean = self.state[weight].setdefault("momentum_buffer", torch.zeros_like(gradient))
+        mean.lerp_(gradient, 1 - momentum)
+        return gradient.lerp(mean, momentum)
 
 
 class MuonWithAdamW(Optimizer):
@@ -74,14 +85,15 @@ class MuonWithAdamW(Optimizer):
     its averaged gradient, so that all directions learn, not only the few that dominate the gradient.
 
     adamw: over all weights that train; Muon's are taken out of it.  weights: those for Muon, two-dimensional.
+    precision: of Muon's products.
     """
 
-    def __init__(self, adamw: Optimizer, weights: list[Tensor]) -> None:
+    def __init__(self, adamw: Optimizer, weights: list[Tensor], precision: torch.dtype = torch.float32) -> None:
         theirs = {id(each) for each in weights}
         for group in adamw.param_groups:
             group["params"] = [each for each in group["params"] if id(each) not in theirs]
         settings = {name: adamw.param_groups[0][name] for name in ("lr", "weight_decay")}
-        self.parts = (PortableMuon(weights, **settings), adamw)
+        self.parts = (PortableMuon(weights, precision=precision, **settings), adamw)
         super().__init__([group for part in self.parts for group in part.param_groups], {})
 
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]

@@ -193,7 +193,8 @@ class LanguageModelTrainer(Trainer):
         if self.optimizer is None:  # type: ignore[has-type]
             adamw = super().create_optimizer(model)
             found = matrices(self.accelerator.unwrap_model(self.model).plain) if self.uses_muon else []
-            self.optimizer: Any = MuonWithAdamW(adamw, found) if found else adamw
+            precision = torch.bfloat16 if self.args.bf16 else torch.float32
+            self.optimizer: Any = MuonWithAdamW(adamw, found, precision) if found else adamw
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
@@ -339,6 +340,7 @@ def arguments(
         report_to=config.report_to or "none",
         use_cpu=not has_accelerator(),
         ddp_find_unused_parameters=False,
+        ddp_broadcast_buffers=False,  # none of these models' ever changes
         disable_tqdm=True,
         remove_unused_columns=False,
         dataloader_pin_memory=False,
