@@ -23,7 +23,7 @@ from plft.config import LanguageModelConfig, language_model_config, read_yaml, t
 from plft.errors import PlftError
 from plft.language_card import write_language_card
 from plft.language_preparation import Prepared, Say, agreed, autocast, device, prepare, worker_bytes
-from plft.memory import free_bytes
+from plft.memory import free_bytes, keep_freed_memory
 from plft.ngrams import ngram_perplexities
 from plft.objectives import perplexity
 from plft.preparation import quiet
@@ -106,6 +106,7 @@ def _run(
         check_out(config, out, resume, overwrite)
         if config.report_to is not None:
             check_tracker(config.report_to)
+        keep_freed_memory()
         set_seed(config.seed)
         prepared = prepare(config, out, say, started, resume)
         look, reserve = affordable_look(prepared)
