@@ -91,7 +91,7 @@ MODELS = {
         ),
         valid=(),
         arch="dna-1m",
-        stretches=(Stretch({"minutes": 30, "workers": 2, "optimizer": "muon"}),),
+        stretches=(Stretch({"minutes": 15, "optimizer": "adamw"}),),
     ),
 }
 
