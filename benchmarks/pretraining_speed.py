@@ -3,9 +3,9 @@
     python benchmarks/pretraining_speed.py FASTA [--arch esm2-1m] [--workers 2] [--rounds 5]
 
 Both are measured in turn: `plft pretrain` as it is, by the speed that it logs, and a loop of matrix products of the
-same shapes and number, attention's included, on all threads, each on matrices of its own, as in the model. With
---cached one pair of matrices serves all products of a shape, as they come: they lie in the processor's cache, where the
-model's do not. The median of the ratios within a turn counts.
+same shapes and number, attention's included, on all threads, each on matrices of its own. With --cached one pair of
+matrices serves all products of a shape, so that they lie in the processor's cache more often than the model's can. The
+median of the ratios within a turn counts.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ import torch
 from plft.config import language_model_config
 from plft.language_preparation import Prepared, prepare
 from plft.language_run import fitting_workers
+from plft.memory import keep_freed_memory
 
 PASSES = 16  # batches whose products are measured
 STEPS = 61  # of training, logged every 20
@@ -90,6 +91,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--cached", action="store_true", help="one pair of matrices for all products of a shape")
     options = parser.parse_args()
+    keep_freed_memory()  # as training does
     values = {"files": [options.fasta], "model": f"scratch:{options.arch}", "steps": 1, "held_out_share": 0}
     timed = language_model_config(values | {"steps": None, "minutes": 1})
     workers = options.workers or fitting_workers(timed)

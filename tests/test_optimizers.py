@@ -86,17 +86,19 @@ def test_steps_are_those_of_pytorch_but_for_rounding(shape, precision):
     assert torch.equal(*kept)
 
 
-def test_a_step_of_several_matrices_is_that_of_each_alone():
-    """Those of one shape are computed together; each still has its own norm and its own place."""
+@pytest.mark.parametrize("together", [2**22, 48, 1])
+def test_a_step_of_several_matrices_is_that_of_each_alone(monkeypatch, together):
+    """Those of one shape are computed together, some at a time; each still has its own norm and its own place."""
+    monkeypatch.setattr("plft.optimizers.TOGETHER", together)
     torch.manual_seed(0)
     shapes = [(4, 6), (6, 4), (4, 6), (5, 5), (4, 6)]
-    together, alone = ([torch.nn.Parameter(torch.ones(shape)) for shape in shapes] for _ in range(2))
-    for at, (one, other) in enumerate(zip(together, alone, strict=True)):
+    several, alone = ([torch.nn.Parameter(torch.ones(shape)) for shape in shapes] for _ in range(2))
+    for at, (one, other) in enumerate(zip(several, alone, strict=True)):
         one.grad = other.grad = 10**at * torch.randn(shapes[at])
         PortableMuon([other], lr=0.1, weight_decay=0.1).step()
-    PortableMuon(together, lr=0.1, weight_decay=0.1).step()
-    assert all(torch.allclose(one, other, atol=1e-5) for one, other in zip(together, alone, strict=True))
-    assert not torch.allclose(together[0], together[2], atol=1e-2)
+    PortableMuon(several, lr=0.1, weight_decay=0.1).step()
+    assert all(torch.allclose(one, other, atol=1e-5) for one, other in zip(several, alone, strict=True))
+    assert not torch.allclose(several[0], several[2], atol=1e-2)
 
 
 def test_a_matrix_without_a_gradient_stays_and_the_closure_has_gradients():

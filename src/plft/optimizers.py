@@ -12,6 +12,7 @@ from torch.optim import Muon, Optimizer
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+TOGETHER = 2**22  # weights that Muon computes with at once: small matrices gain by it, large ones take memory
 OPTIMIZERS = {"muon": "Muon and AdamW", "adamw": "AdamW"}
 
 
@@ -59,21 +60,28 @@ class PortableMuon(Muon):
         """One step for all matrices that have a gradient; the closure's value, if one is given."""
         loss = None if closure is None else torch.enable_grad()(closure)()
         for group in self.param_groups:
-            rate = group["lr"]
             learning = [weight for weight in group["params"] if weight.grad is not None]
             for shape in dict.fromkeys(weight.shape for weight in learning):
                 weights = [weight for weight in learning if weight.shape == shape]
-                ahead = torch.stack([self._ahead(weight, group["momentum"]).to(self.precision) for weight in weights])
-                steps = orthogonalized(ahead, group["ns_coefficients"], group["ns_steps"], group["eps"])
-                for weight, step in zip(weights, steps, strict=True):
-                    weight.mul_(1 - rate * group["weight_decay"])
-                    weight.add_(step, alpha=-rate * 0.2 * math.sqrt(max(shape)))
+                at_once = max(1, TOGETHER // shape.numel())
+                for first in range(0, len(weights), at_once):
+                    self._step(weights[first : first + at_once], group)
         return loss
+
+    def _step(self, weights: list[Tensor], group: dict[str, Any]) -> None:
+        """Move matrices of one shape."""
+        ahead = torch.stack([self._ahead(weight, group["momentum"]).to(self.precision) for weight in weights])
+        steps = orthogonalized(ahead, group["ns_coefficients"], group["ns_steps"], group["eps"])
+        for weight, step in zip(weights, steps, strict=True):
+            weight.mul_(1 - group["lr"] * group["weight_decay"])
+            weight.add_(step, alpha=-group["lr"] * 0.2 * math.sqrt(max(weight.shape)))
 
     def _ahead(self, weight: Tensor, momentum: float) -> Tensor:
         """The averaged gradient, this one taken in, and looked ahead of by Nesterov's rule."""
         gradient: Any = weight.grad
-        mean = self.state[weight].setdefault("momentum_buffer", torch.zeros_like(gradient))
+        state = self.state[weight]
+        mean = state["momentum_buffer"] if "momentum_buffer" in state else torch.zeros_like(gradient)
+        state["momentum_buffer"] = mean
         mean.lerp_(gradient, 1 - momentum)
         return gradient.lerp(mean, momentum)
 
