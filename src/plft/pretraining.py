@@ -340,7 +340,6 @@ def arguments(
         report_to=config.report_to or "none",
         use_cpu=not has_accelerator(),
         ddp_find_unused_parameters=False,
-        ddp_broadcast_buffers=False,  # none of these models' ever changes
         disable_tqdm=True,
         remove_unused_columns=False,
         dataloader_pin_memory=False,
