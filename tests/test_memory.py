@@ -141,15 +141,17 @@ def test_files_in_the_cache_of_the_system_count_as_free_and_the_limit_of_a_conta
     assert free_bytes() == 5_120_000
 
 
-REUSED = """
+STEPS = """
 import resource
+import sys
 import torch
 from plft.memory import keep_freed_memory
 
 def step():
     kept = [torch.ones(2**22) for _ in range(4)]
 
-print(keep_freed_memory())
+if sys.argv[1] == "kept":
+    assert keep_freed_memory()
 for _ in range(5):
     step()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -161,8 +163,10 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) * resource.g
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
 def test_memory_that_was_freed_is_used_again():
-    """Without it ten steps have some 250 MB of pages cleared anew."""
-    done = subprocess.run([sys.executable, "-c", REUSED], capture_output=True, text=True, check=True)
-    told, cleared = done.stdout.split()
-    assert told == "True"
-    assert int(cleared) < 50e6
+    cleared = {}
+    for way in ("kept", "returned"):
+        done = subprocess.run([sys.executable, "-c", STEPS, way], capture_output=True, text=True, check=True)
+        cleared[way] = int(done.stdout)
+    if cleared["returned"] < 100e6:
+        pytest.skip("this system hardly clears pages")
+    assert cleared["kept"] < cleared["returned"] / 3

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForSeq2SeqLM, AutoTokenizer
+from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForSeq2SeqLM, AutoTokenizer, TrainerCallback
 
 import tiny
 from commandline import plft
@@ -341,6 +341,21 @@ def test_a_run_interrupted_three_times_ends_with_the_weights_of_an_undisturbed_o
         assert counts[0][number] == counts[1][number]
 
 
+class SeesMuon(TrainerCallback):
+    """Notes the precision of Muon's products."""
+
+    def on_step_end(self, args, state, control, optimizer=None, **_):
+        self.precision = optimizer.optimizer.parts[0].precision
+
+
+@pytest.mark.parametrize(("precision", "expected"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_products_of_muon_are_in_the_precision_of_training(tmp_path, corpus, precision, expected):
+    seen = SeesMuon()
+    config = settings(corpus, steps=1, precision=precision, held_out_share=0)
+    run_language_model(config, tmp_path / "m", callbacks=[seen])
+    assert seen.precision == expected
+
+
 def test_a_new_model_is_trained_with_muon_and_one_to_go_on_from_with_adamw(tmp_path, corpus):
     found = {}
     run_language_model(settings(corpus, steps=1), tmp_path / "new")
@@ -615,7 +630,7 @@ def test_settings_that_cannot_be_are_refused_in_one_line(corpus, changes, messag
         ({"model": "scratch:esm2-0.2n"}, "Did you mean 'esm2-0.2m'"),
         ({"model": "scratch:dna-1m"}, "look like protein"),
         ({"report_to": "tensorbord"}, "Did you mean 'tensorboard'"),
-        ({"model": "scratch:tiny-protgpt2", "rate": 0.3}, "rate=0.3 has no effect"),
+        ({"model": "scratch:tiny-protgpt2", "rate": 0.3}, "--rate 0.3 has no effect"),
         ({"model": "scratch:tiny-prott5", "biases": False}, "linear layers of scratch:tiny-prott5 have none"),
         ({"method": "lora"}, "has learned none"),
     ],

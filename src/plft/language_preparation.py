@@ -188,10 +188,10 @@ def _refuse_what_has_no_effect(config: LanguageModelConfig, checkpoint: Checkpoi
     """Settings that this model cannot follow."""
     usual = LanguageModelConfig.model_fields["rate"].default
     if checkpoint.family.objective == "causal" and config.rate != usual:
-        raise PlftError(f"rate={config.rate:g} has no effect: {checkpoint.name} predicts every token. Leave it out.")
+        raise PlftError(f"--rate {config.rate:g} has no effect: {checkpoint.name} predicts every token. Leave it out.")
     if config.method == "lora" and checkpoint.is_scratch:
         raise PlftError(
-            f"method=lora changes learned weights slightly, and {checkpoint.name} has learned none. Leave it out."
+            f"--method lora changes learned weights slightly, and {checkpoint.name} has learned none. Leave it out."
         )
 
 
@@ -328,7 +328,7 @@ def _choose_biases(config: LanguageModelConfig, checkpoint: Checkpoint, model: n
     """
     biases = [each.bias for each in model.modules() if isinstance(each, nn.Linear | Conv1D) and each.bias is not None]
     if not config.biases and not biases:
-        raise PlftError(f"biases=false has no effect: the linear layers of {checkpoint.name} have none. Leave it out.")
+        raise PlftError(f"--no-biases has no effect: the linear layers of {checkpoint.name} have none. Leave it out.")
     has_none = not checkpoint.is_scratch and not any(each.any() for each in biases)
     if config.biases and not has_none:
         return

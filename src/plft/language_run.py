@@ -106,7 +106,8 @@ def _run(
         check_out(config, out, resume, overwrite)
         if config.report_to is not None:
             check_tracker(config.report_to)
-        keep_freed_memory()
+        if not has_accelerator():
+            keep_freed_memory()
         set_seed(config.seed)
         prepared = prepare(config, out, say, started, resume)
         look, reserve = affordable_look(prepared)

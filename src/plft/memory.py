@@ -24,10 +24,10 @@ def ran_out_of_memory(error: BaseException) -> bool:
 
 
 def keep_freed_memory() -> bool:
-    """Have this process reuse the memory that it frees instead of giving it back; whether the C library could be told.
+    """Have this process, from now on, reuse the memory that it frees; whether the C library could be told to.
 
-    glibc returns large blocks to the system, which clears every page of them before the next step has them again: 3 %
-    of the time of training a small model on a CPU. The peak stays what it is.
+    glibc returns blocks of megabytes to the system, which clears every page of them before the next step has them
+    again: 3 % of the time of training a small model on a CPU. Blocks from 32 MB on still go back.
     """
     if platform.libc_ver()[0] != "glibc":
         return False
