@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -182,7 +183,10 @@ def test_prediction_says_how_many_letters_it_mapped(finished: Path, tmp_path: Pa
 def test_ctrl_c_ends_with_130_and_says_how_to_go_on(tmp_path: Path) -> None:
     data = small_run.write_table(tmp_path / "data.csv")
     words = ["train", str(data), "--model", "scratch:tiny-esm2", "--epochs", "5000", "--out", str(tmp_path / "run")]
-    process = subprocess.Popen([sys.executable, "-m", "plft", *words], stderr=subprocess.PIPE, text=True)
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background job starts with it ignored
+    process = subprocess.Popen(
+        [sys.executable, "-m", "plft", *words], stderr=subprocess.PIPE, text=True, preexec_fn=heard
+    )
     deadline = time.monotonic() + 100
     while not (tmp_path / "run" / "checkpoints").exists() and time.monotonic() < deadline:
         time.sleep(0.2)
