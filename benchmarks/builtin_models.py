@@ -91,7 +91,7 @@ MODELS = {
         ),
         valid=(),
         arch="dna-1m",
-        stretches=(Stretch({"minutes": 15, "optimizer": "adamw"}),),
+        stretches=(Stretch({"minutes": 25, "workers": 2, "optimizer": "muon"}),),
     ),
 }
 
@@ -238,6 +238,15 @@ def ship(name: str, model: Model, work: Path) -> Path:
     return folder
 
 
+def of_one_process(work: Path) -> Path:
+    """What the first stretch held out and chose, in a folder that says nothing of how many processes trained."""
+    first, folder = work / "0", work / "measured"
+    folder.mkdir(exist_ok=True)
+    shutil.copy(first / "held_out.json", folder)
+    write_json(folder / "choices.json", json.loads((first / "choices.json").read_text()) | {"processes": 0})
+    return folder
+
+
 def measure(name: str, model: Model, data: Path, work: Path, folder: Path) -> None:
     """Measure the shipped weights on all held-out sequences and on those without homologs, and write the card."""
     metrics = json.loads((folder / "metrics.json").read_text())
@@ -248,7 +257,8 @@ def measure(name: str, model: Model, data: Path, work: Path, folder: Path) -> No
         shipped = {"model": str(folder), "valid": files, "minutes": None, "steps": 1, "rate": RATE}
         config = configuration(model, data, work, 0).model_copy(update=shipped)
         same_part = not files  # held out of the corpus itself, as the first stretch wrote down
-        prepared = prepare(config, work / "0", print, time.monotonic(), resume=same_part)
+        began = of_one_process(work) if same_part else work / "0"
+        prepared = prepare(config, began, print, time.monotonic(), resume=same_part)
         prepared = replace(prepared, choices=replace(prepared.choices, precision="fp32"))
         found = perplexities(prepared, 10**9)
         metrics["perplexity"]["after"] |= {part: found.pop("held_out"), **found}

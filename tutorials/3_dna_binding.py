@@ -158,8 +158,8 @@ show.command(
 #
 # None of them is above the baseline there. Models that see every letter, with convolutions that look for motifs, are
 # ahead of the one that reads pieces. The model of the last row comes closest, and is trained here. It is no pretrained
-# one: the pretraining of `builtin:dna` was too short to make up for its size on this budget. With a network and a GPU
-# this is the place of a published model.
+# one: the pretraining of `builtin:dna` (an earlier version, of nine minutes; now it is 25) was too short to make up for
+# its size on this budget. With a network and a GPU this is the place of a published model.
 
 # %%
 lines = data.read_csv(sites.file)
